@@ -1,0 +1,298 @@
+"""One row of training data: a `Conversation` to imitate or a `PreferencePair` to learn a preference from.
+
+Rows arrive as JSON objects (the contract stands in the README, "The row"). `parse_row` is the only door: what passes it
+is checked once and trusted afterwards; what does not pass raises `RowFault` with a stable code, the field, what was
+seen and what would be accepted. The reader that knows file and line turns a fault into a `RowError`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+ROLES = ("system", "user", "assistant", "tool")
+
+OPTIONAL_FIELDS = ("group", "weight", "loss_weight", "meta")  # `weight` is the older spelling of `loss_weight`
+CONVERSATION_FIELDS = ("id", "source", "messages", *OPTIONAL_FIELDS)
+PAIR_FIELDS = ("id", "source", "prompt", "chosen", "rejected", *OPTIONAL_FIELDS)
+MESSAGE_FIELDS = ("role", "content", "train", "input")
+
+
+class RowFault(ValueError):
+    """A row that may not be trained on.
+
+    `code` is stable and counted in manifests; `where` is the field (`messages[1].content`).
+    """
+
+    def __init__(self, code: str, where: str, seen: str, accepted: str) -> None:
+        super().__init__(f"{where}: {seen}; {accepted} [{code}]")
+        self.code, self.where, self.seen, self.accepted = code, where, seen, accepted
+
+
+class RowError(ValueError):
+    """A malformed row together with the place where it stands: `data/a.jsonl:12: messages[0].role: ...`."""
+
+    def __init__(self, file: str, line: int, fault: RowFault) -> None:
+        super().__init__(f"{file}:{line}: {fault}")
+        self.file, self.line, self.fault = file, line, fault
+        self.code, self.where = fault.code, fault.where
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn. `train` is None for the role's default: assistant turns are trained on, others never."""
+
+    role: str
+    content: str
+    train: bool | None = None
+    input: str | None = None
+    """Context of a user turn (Dolly's `context`, jaster's `### 入力:`), kept apart so that a template can place it."""
+
+    @property
+    def is_trained(self) -> bool:
+        return self.role == "assistant" and self.train is not False
+
+    def as_dict(self) -> dict[str, Any]:
+        row: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.train is not None:
+            row["train"] = self.train
+        if self.input is not None:
+            row["input"] = self.input
+        return row
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A dialogue whose trained assistant turns are imitated."""
+
+    id: str
+    source: str
+    messages: tuple[Message, ...]
+    group: str | None = None
+    loss_weight: float = 1.0
+    """Multiplies the weight of every target of this row."""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def group_key(self) -> str:
+        """Rows of one tree share it; a row without a group is a group of its own."""
+        return f"group:{self.group}" if self.group is not None else f"row:{self.id}"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"id": self.id, "source": self.source, "messages": dicts(self.messages), **_optional(self)}
+
+
+@dataclass(frozen=True)
+class PreferencePair:
+    """A prompt with a preferred and a dispreferred continuation; no message of the prompt is ever a target."""
+
+    id: str
+    source: str
+    prompt: tuple[Message, ...]
+    chosen: tuple[Message, ...]
+    rejected: tuple[Message, ...]
+    group: str | None = None
+    loss_weight: float = 1.0
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def group_key(self) -> str:
+        return f"group:{self.group}" if self.group is not None else f"row:{self.id}"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "source": self.source,
+            "prompt": dicts(self.prompt),
+            "chosen": dicts(self.chosen),
+            "rejected": dicts(self.rejected),
+            **_optional(self),
+        }
+
+
+Row = Conversation | PreferencePair
+
+
+def dicts(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """The messages as JSON objects."""
+    return [message.as_dict() for message in messages]
+
+
+def parse_row(row: Any) -> Row:
+    """The checked row behind one decoded JSON value.
+
+    Raises `RowFault` at the first fault: wrong shape, unknown field, unknown role, null or empty text, roles out of
+    order, nothing to train on, sides of a pair that are the same.
+    """
+    if not isinstance(row, Mapping):
+        raise RowFault("not_an_object", "row", f"saw {kind(row)}", "a row is one JSON object")
+    is_pair = "messages" not in row and any(name in row for name in ("prompt", "chosen", "rejected"))
+    fields = PAIR_FIELDS if is_pair else CONVERSATION_FIELDS
+    unknown = [name for name in row if name not in fields]
+    if unknown:
+        raise RowFault("unknown_field", str(unknown[0]), "not a field of a row", f"fields: {', '.join(fields)}")
+    shared = {
+        "id": _text(row, "id"),
+        "source": _text(row, "source"),
+        "group": _text(row, "group") if row.get("group") is not None else None,
+        "loss_weight": _weight(row),
+        "meta": _meta(row),
+    }
+    if not is_pair:
+        messages = parse_messages(_required(row, "messages"), "messages")
+        check_dialogue(messages, "messages")
+        return Conversation(messages=messages, **shared)
+    prompt, chosen, rejected = (parse_messages(_required(row, side), side) for side in ("prompt", "chosen", "rejected"))
+    for side, answer in (("chosen", chosen), ("rejected", rejected)):
+        check_dialogue(prompt + answer, side, first_answer=len(prompt))
+    if normalised(chosen) == normalised(rejected):
+        raise RowFault("identical_sides", "rejected", "equal to chosen", "the two sides of a pair differ")
+    return PreferencePair(prompt=prompt, chosen=chosen, rejected=rejected, **shared)
+
+
+def parse_messages(value: Any, where: str) -> tuple[Message, ...]:
+    """The messages in a JSON array, each checked by itself; their order is `check_dialogue`'s business."""
+    if not isinstance(value, list):
+        raise RowFault("wrong_type", where, f"saw {kind(value)}", "an array of messages")
+    if not value:
+        raise RowFault("empty_messages", where, "saw an empty array", "at least one message")
+    return tuple(parse_message(item, f"{where}[{index}]") for index, item in enumerate(value))
+
+
+def parse_message(value: Any, where: str) -> Message:
+    """One message; `where` names it in the fault (`messages[2]`)."""
+    if not isinstance(value, Mapping):
+        raise RowFault("wrong_type", where, f"saw {kind(value)}", "an object with role and content")
+    unknown = [name for name in value if name not in MESSAGE_FIELDS]
+    if unknown:
+        accepted = f"fields: {', '.join(MESSAGE_FIELDS)}"
+        raise RowFault("unknown_field", f"{where}.{unknown[0]}", "not a field of a message", accepted)
+    role = _text(value, "role", where)
+    if role not in ROLES:
+        raise RowFault("unknown_role", f"{where}.role", f"saw {role!r}", f"roles: {', '.join(ROLES)}")
+    content = checked_text(_required(value, "content", where), f"{where}.content")
+    train = value.get("train")
+    if train is not None and not isinstance(train, bool):
+        raise RowFault("wrong_type", f"{where}.train", f"saw {kind(train)}", "true or false")
+    if train and role != "assistant":
+        raise RowFault("trained_role", f"{where}.train", f"true on a {role} message", "only assistant turns are trained on")
+    context = value.get("input")
+    if context is not None:
+        if role != "user":
+            raise RowFault("misplaced_input", f"{where}.input", f"on a {role} message", "`input` belongs to a user message")
+        context = checked_text(context, f"{where}.input")
+    return Message(role, content, train, context)
+
+
+def check_dialogue(messages: Sequence[Message], where: str, first_answer: int = 0) -> None:
+    """Refuses a dialogue that no chat template can serve: the order is [system] user assistant (tool) user ...
+
+    `first_answer` is the index from which assistant turns can be targets; indices in faults count from there.
+    """
+    previous = None
+    for index, message in enumerate(messages):
+        place = f"{where}[{index - first_answer}]" if index >= first_answer else f"prompt[{index}]"
+        if message.role == "system":
+            if index:
+                raise RowFault("system_not_first", f"{place}.role", f"saw system at turn {index + 1}", "system comes first")
+        elif message.role == "tool":
+            if previous not in ("assistant", "tool"):
+                raise RowFault("role_order", f"{place}.role", f"tool after {previous}", "a tool answers an assistant turn")
+        elif message.role == "assistant" and previous in (None, "system"):
+            raise RowFault("first_not_user", f"{place}.role", "the dialogue opens with assistant", "user speaks first")
+        elif message.role == previous:
+            raise RowFault("repeated_role", f"{place}.role", f"two {message.role} turns in a row", "user and assistant alternate")
+        if not message.content.strip() and not (message.role == "user" and message.input):
+            code = "empty_answer" if message.role == "assistant" else "empty_content"
+            raise RowFault(code, f"{place}.content", "saw an empty text", "text")
+        previous = message.role
+    last = len(messages) - 1 - first_answer
+    if previous != "assistant":
+        raise RowFault("last_not_assistant", f"{where}[{last}].role", f"ends with {previous}", "an assistant turn ends the row")
+    if not any(message.is_trained for message in messages[first_answer:]):
+        raise RowFault("nothing_to_train", where, "every assistant turn says train: false", "at least one trained turn")
+
+
+def normalised(messages: Sequence[Message]) -> list[tuple[str, str]]:
+    """Role and text as compared for sameness: NFKC, outer white space removed."""
+    import unicodedata
+
+    return [(message.role, unicodedata.normalize("NFKC", message.content).strip()) for message in messages]
+
+
+def checked_text(value: Any, where: str) -> str:
+    """`value` if it is text that UTF-8 and a tokenizer can carry."""
+    if value is None:
+        raise RowFault("null_value", where, "saw null", "text")
+    if not isinstance(value, str):
+        raise RowFault("wrong_type", where, f"saw {kind(value)}", "text")
+    if "\x00" in value:
+        raise RowFault("nul_character", where, "saw a NUL character", "text without U+0000")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        accepted = "text that UTF-8 can carry"
+        raise RowFault("lone_surrogate", where, f"saw a lone surrogate at character {error.start}", accepted) from None
+    return value
+
+
+def kind(value: Any) -> str:
+    """The JSON type of a value, for messages."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, (int, float)):
+        return "a number"
+    if isinstance(value, str):
+        return "text"
+    return "an array" if isinstance(value, (list, tuple)) else "an object"
+
+
+def _required(row: Mapping[str, Any], name: str, where: str = "") -> Any:
+    place = f"{where}.{name}" if where else name
+    if name not in row:
+        raise RowFault("missing_field", place, "missing", f"fields present: {', '.join(map(str, row)) or 'none'}")
+    if row[name] is None:
+        raise RowFault("null_value", place, "saw null", "a value")
+    return row[name]
+
+
+def _text(row: Mapping[str, Any], name: str, where: str = "") -> str:
+    place = f"{where}.{name}" if where else name
+    text = checked_text(_required(row, name, where), place)
+    if not text:
+        raise RowFault("empty_content", place, "saw an empty text", "text")
+    return text
+
+
+def _weight(row: Mapping[str, Any]) -> float:
+    if "weight" in row and "loss_weight" in row:
+        raise RowFault("bad_weight", "weight", "given together with loss_weight", "one of the two names")
+    name = "weight" if "weight" in row else "loss_weight"
+    value = row.get(name, 1.0)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise RowFault("wrong_type", name, f"saw {kind(value)}", "a number above 0")
+    if not math.isfinite(value) or value <= 0:
+        raise RowFault("bad_weight", name, f"saw {value}", "a finite number above 0")
+    return float(value)
+
+
+def _meta(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    value = row.get("meta", {})
+    if not isinstance(value, Mapping):
+        raise RowFault("wrong_type", "meta", f"saw {kind(value)}", "an object")
+    return dict(value)
+
+
+def _optional(row: Row) -> dict[str, Any]:
+    extra: dict[str, Any] = {}
+    if row.group is not None:
+        extra["group"] = row.group
+    if row.loss_weight != 1.0:
+        extra["loss_weight"] = row.loss_weight
+    if row.meta:
+        extra["meta"] = dict(row.meta)
+    return extra
