@@ -113,3 +113,9 @@ def check_counts(manifest: Mapping[str, Any], where: str) -> None:
         raise AssertionError(
             f"{where}: {manifest['rows_in']} rows in, {manifest['rows_kept']} kept, {dropped} dropped: rows were lost"
         )
+
+
+def append_jsonl(path: str | Path, row: Mapping[str, Any]) -> None:
+    """Adds one line to a JSON Lines file."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -91,6 +91,9 @@ def _varlen(
     query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
     if layout.key_index is not None:
         key, value = key.index_select(0, layout.key_index), value.index_select(0, layout.key_index)
+    if torch.is_autocast_enabled("cuda"):
+        # Rotary embedding multiplies by float32 cosines, which promotes queries and keys again.
+        query, key, value = (states.to(torch.get_autocast_dtype("cuda")) for states in (query, key, value))
     options = dict(_causal_options())
     if query.shape[1] != key.shape[1]:
         if _takes_gqa():

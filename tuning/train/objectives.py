@@ -1,0 +1,70 @@
+"""Objectives as pure functions of target log-probs: no model, no trainer, no normalisation by micro-batch.
+
+Weights arrive already divided by the total of the whole optimizer step, so that the sum of an objective over all
+micro-rows and ranks is the step's loss, however the step was divided.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def sft_loss(log_probs: Tensor, target_weight: Tensor) -> Tensor:
+    """Weighted negative log-likelihood, a scalar in nats: `-sum(target_weight * log_probs)`, both (targets,)."""
+    return -(target_weight.to(log_probs.dtype) * log_probs).sum()
+
+
+def sequence_sums(log_probs: Tensor, target_sequence: Tensor, num_sequences: int) -> Tensor:
+    """log p(answer | prompt) of each sequence, float64, (num_sequences,): the sum of its targets' log-probs.
+
+    In float64 so that the sum does not depend on the order in which a row happened to be packed.
+    """
+    sums = torch.zeros(num_sequences, dtype=torch.float64, device=log_probs.device)
+    return sums.index_add(0, target_sequence, log_probs.to(torch.float64))
+
+
+def sigmoid_loss(
+    chosen: Tensor,
+    rejected: Tensor,
+    reference_chosen: Tensor,
+    reference_rejected: Tensor,
+    *,
+    beta: float,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """DPO's loss of each pair, (pairs,), from sums of log-probs under policy and reference, each (pairs,).
+
+    -log sigmoid(beta * h) with h = (chosen - reference_chosen) - (rejected - reference_rejected), equation 7 of
+    Rafailov et al. 2023 (arXiv:2305.18290). `label_smoothing` is the assumed share of flipped labels, the conservative
+    DPO of Mitchell 2023.
+    """
+    margin = beta * ((chosen - reference_chosen) - (rejected - reference_rejected))
+    return -(
+        functional.logsigmoid(margin) * (1 - label_smoothing) + functional.logsigmoid(-margin) * label_smoothing
+    )
+
+
+PREFERENCE_LOSSES = {"sigmoid": sigmoid_loss}
+
+
+def preference_metrics(
+    chosen: Tensor, rejected: Tensor, reference_chosen: Tensor, reference_rejected: Tensor, *, beta: float
+) -> dict[str, Tensor]:
+    """Per-pair values under TRL's names, (pairs,) each. A tie counts half in `rewards/accuracies`."""
+    reward_chosen = beta * (chosen - reference_chosen)
+    reward_rejected = beta * (rejected - reference_rejected)
+    return {
+        "rewards/chosen": reward_chosen,
+        "rewards/rejected": reward_rejected,
+        "rewards/margins": reward_chosen - reward_rejected,
+        "rewards/accuracies": wins(reward_chosen, reward_rejected),
+        "logps/chosen": chosen,
+        "logps/rejected": rejected,
+    }
+
+
+def wins(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """1 where chosen is larger, 0.5 for a tie, 0 elsewhere; float64."""
+    return (chosen > rejected).to(torch.float64) + 0.5 * (chosen == rejected).to(torch.float64)

@@ -1,0 +1,242 @@
+"""Which rows make which optimizer step, and how a step becomes micro-rows on each rank.
+
+The order of rows is a pure function of the mixture and the seed. A step is the next `batch_rows` rows of that order,
+whatever the number of GPUs and the token budget; only afterwards is it divided by tokens. So resuming needs one
+integer, and changing the hardware changes nothing that is learnt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tuning.forest import Sequence, Tree, grow, partition
+from tuning.forest.batch import ForestBatch, collate
+
+
+@dataclass(frozen=True)
+class Example:
+    """One encoded row: the sequence of a conversation (several where a template expands turns), or a pair's two."""
+
+    id: str
+    source: str
+    group: str
+    sequences: tuple[Sequence, ...]
+    weight: float = 1.0
+
+    @property
+    def num_targets(self) -> int:
+        """Scored tokens, sequence by sequence, before weights."""
+        return sum(int(sequence.is_target[1:].sum()) for sequence in self.sequences)
+
+
+@dataclass(frozen=True)
+class Division:
+    """How steps are divided: the only thing that hardware decides."""
+
+    tokens_per_device: int
+    rank: int = 0
+    num_ranks: int = 1
+    share_prefix: bool = True
+    pad_to_multiple_of: int = 1
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one rank computes in one micro-step."""
+
+    forest: ForestBatch
+    examples: tuple[Example, ...]
+    """In the order of the row's sequences; for pairs, sequences 2 i and 2 i + 1 are example i's chosen and rejected."""
+    sequence_source: Tensor
+    """int64, (sequences,): index of each sequence's source in `Step.sources`."""
+    pair_weight: Tensor
+    """float32, (pairs,): divided by the total of the step; empty for SFT."""
+
+    def to(self, device: torch.device | str) -> MicroBatch:
+        return replace(
+            self,
+            forest=self.forest.to(device),
+            sequence_source=self.sequence_source.to(device),
+            pair_weight=self.pair_weight.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step as one rank sees it, with the totals that every rank knows."""
+
+    index: int
+    epoch: float
+    micro_batches: tuple[MicroBatch, ...]
+    sources: tuple[str, ...]
+    num_rows: int
+    num_tokens: int
+    """Tokens computed over all ranks, without padding."""
+    num_targets: int
+    """Scored tokens over all ranks, sequence by sequence, before weights."""
+    total_weight: float = field(default=1.0)
+
+
+@dataclass(frozen=True)
+class Order:
+    """The order of a mixture's rows: groups shuffled by seed and epoch, every pass by itself, then interleaved."""
+
+    groups: Mapping[str, list[list[Example]]]
+    """Per source, its groups in the order of the file."""
+    weights: Mapping[str, float]
+    """Passes over a source in an epoch: 4 is four differently shuffled passes, 0.5 a seeded half of the groups."""
+    seed: int
+
+    @property
+    def rows_per_epoch(self) -> int:
+        return sum(len(group) for source in self.groups for _, groups in self._passes(source) for group in groups)
+
+    def epoch(self, epoch: int) -> list[tuple[tuple[object, ...], Example]]:
+        """The rows of an epoch with the key of the group occurrence that each belongs to."""
+        placed: list[tuple[float, tuple[object, ...], list[Example]]] = []
+        for source in self.groups:
+            for number, groups in self._passes(source):
+                random = generator(self.seed, "order", epoch, source, number)
+                shuffled = random.permutation(len(groups))
+                # Group i of n lands somewhere in the i-th n-th of the epoch, so a source is spread over all of it.
+                places = (np.arange(len(groups)) + random.random(len(groups))) / max(1, len(groups))
+                for place, index in zip(places.tolist(), shuffled.tolist(), strict=True):
+                    placed.append((place, (epoch, source, number, index), groups[index]))
+        placed.sort(key=lambda item: (item[0], repr(item[1])))
+        return [(key, example) for _, key, group in placed for example in group]
+
+    def rows(self) -> Iterator[tuple[int, tuple[object, ...], Example]]:
+        """Epoch after epoch, without end: (epoch, group occurrence, row)."""
+        for epoch in itertools.count():
+            for key, example in self.epoch(epoch):
+                yield epoch, key, example
+
+    def _passes(self, source: str) -> Iterator[tuple[int, list[list[Example]]]]:
+        groups, weight = self.groups[source], self.weights[source]
+        whole = math.floor(weight)
+        for number in range(whole):
+            yield number, groups
+        part = round((weight - whole) * len(groups))
+        if part:
+            chosen = generator(self.seed, "part", source).permutation(len(groups))[:part]
+            yield whole, [groups[index] for index in sorted(chosen.tolist())]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The steps of a run: `num_steps` of `batch_rows` rows each, the last one perhaps shorter."""
+
+    order: Order
+    batch_rows: int
+    num_rows: int
+    """Rows of the whole run, repeats counted."""
+    is_preference: bool
+
+    @property
+    def num_steps(self) -> int:
+        return math.ceil(self.num_rows / self.batch_rows)
+
+    def steps(self, division: Division, start: int = 0) -> Iterator[Step]:
+        """The steps from 0-based `start` on, as the division's rank sees them."""
+        rows_per_epoch = self.order.rows_per_epoch
+        first_epoch, skip = divmod(start * self.batch_rows, rows_per_epoch)
+        rows = (
+            row for epoch in itertools.count(first_epoch) for row in self.order.epoch(epoch)
+        )
+        rows = itertools.islice(rows, skip, None)
+        for index in range(start, self.num_steps):
+            count = min(self.batch_rows, self.num_rows - index * self.batch_rows)
+            taken = list(itertools.islice(rows, count))
+            units = [
+                [example for _, example in members]
+                for _, members in itertools.groupby(taken, key=lambda row: row[0])
+            ]
+            epoch = (index * self.batch_rows + count) / rows_per_epoch
+            yield divide(units, division, is_preference=self.is_preference, index=index, epoch=epoch)
+
+
+def divide(
+    units: list[list[Example]],
+    division: Division,
+    *,
+    is_preference: bool,
+    index: int = 0,
+    epoch: float = 0.0,
+    total_weight: float | None = None,
+) -> Step:
+    """The step made of these groups. `total_weight` replaces what the weights are divided by (1 for evaluation sums)."""
+    if not division.share_prefix:
+        units = [[example] for unit in units for example in unit]
+    grown = [_grow(unit, division.share_prefix) for unit in units]
+    sizes = [sum(tree.num_tokens for tree, _ in trees) for trees in grown]
+    examples = [example for unit in units for example in unit]
+    sources = tuple(sorted({example.source for example in examples}))
+    if is_preference:
+        total = sum(example.weight for example in examples)
+    else:
+        total = sum(example.weight * example.num_targets for example in examples)
+    total = total_weight if total_weight is not None else total
+    bins = partition(sizes, division.num_ranks, division.tokens_per_device)[division.rank]
+    return Step(
+        index=index,
+        epoch=epoch,
+        micro_batches=tuple(
+            _micro_batch([units[item] for item in items], [grown[item] for item in items], division, sources, total, is_preference)
+            for items in bins
+        ),
+        sources=sources,
+        num_rows=len(examples),
+        num_tokens=sum(sizes),
+        num_targets=sum(example.num_targets for example in examples),
+        total_weight=total,
+    )
+
+
+def _grow(unit: list[Example], share_prefix: bool) -> list[tuple[Tree, list[Sequence]]]:
+    sequences = [
+        replace(sequence, weight=sequence.weight * example.weight)
+        for example in unit
+        for sequence in example.sequences
+    ]
+    if share_prefix:
+        return [(grow(sequences), sequences)]
+    return [(grow([sequence]), [sequence]) for sequence in sequences]
+
+
+def _micro_batch(
+    units: list[list[Example]],
+    grown: list[list[tuple[Tree, list[Sequence]]]],
+    division: Division,
+    sources: tuple[str, ...],
+    total: float,
+    is_preference: bool,
+) -> MicroBatch:
+    examples = tuple(example for unit in units for example in unit)
+    forest = collate(
+        [pair for trees in grown for pair in trees],
+        merge_targets=not is_preference,
+        weight_scale=1.0 if is_preference else 1.0 / total,
+        pad_to_multiple_of=division.pad_to_multiple_of,
+    )
+    owner = [sources.index(example.source) for example in examples for _ in example.sequences] or [0]
+    weights = [example.weight / total for example in examples] if is_preference else []
+    return MicroBatch(
+        forest=forest,
+        examples=examples,
+        sequence_source=torch.tensor(owner, dtype=torch.int64),
+        pair_weight=torch.tensor(weights, dtype=torch.float32),
+    )
+
+
+def generator(*key: object) -> np.random.Generator:
+    """A random generator that depends on the key's text alone, not on platform or hash seed."""
+    digest = hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()
+    return np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))

@@ -1,0 +1,364 @@
+"""One `transformers.Trainer` for every objective, through public hooks only.
+
+One item of the loader is one optimizer step: this rank's micro-rows, their weights already divided by the totals of
+the whole global step. `training_step` loops over them and lets accelerate synchronise at the last, so loss and gradient
+are the same for any token budget, accumulation or number of ranks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from tuning.records import append_jsonl, read_jsonl, write_jsonl
+from tuning.train import checkpoint
+from tuning.train.meter import Meter
+from tuning.train.reference import ReferenceStore
+from tuning.train.schedule import learning_rate_factor
+from tuning.train.steps import Division, MicroBatch, Schedule, Step
+
+Metrics = dict[str, Tensor]
+Objective = Callable[[nn.Module, MicroBatch], tuple[Tensor, Metrics]]
+"""(model, micro-batch) -> (this part of the step's loss, sums whose total over the step is the metric)."""
+
+
+class Interrupted(Exception):
+    """Training was asked to stop; a checkpoint of the last finished step stands on disk."""
+
+
+class Diverged(RuntimeError):
+    """The loss is not a finite number; no update was made with it."""
+
+
+@dataclass
+class Session:
+    """What one training stage needs besides model and objective."""
+
+    name: str
+    folder: Path
+    schedule: Schedule
+    tokens_per_device: int
+    learning_rate: float
+    lr_schedule: str = "cosine"
+    warmup_steps: int = 0
+    min_learning_rate: float = 0.0
+    share_prefix: bool = True
+    log_steps: int = 1
+    eval_steps: int | None = None
+    save_steps: int | None = None
+    keep_checkpoints: int = 2
+    evaluate: Callable[[nn.Module, Trainer], dict[str, Any]] | None = None
+    stop_after: int | None = None
+    """Stops as a signal would after this step; for tests and for trying a recipe out."""
+    seen: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+
+class StepLoader:
+    """The steps of a run from `start` on, as Trainer iterates over them."""
+
+    def __init__(self, schedule: Schedule, division: Division, start: int) -> None:
+        self.schedule, self.division, self.start = schedule, division, start
+
+    def __len__(self) -> int:
+        return self.schedule.num_steps
+
+    def __iter__(self) -> Iterator[Step]:
+        return self.schedule.steps(self.division, self.start)
+
+
+class ChatTrainer(Trainer):
+    """Trains a `TargetModel` on a `Schedule` with an `Objective`; resumes from the newest whole checkpoint."""
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, model: nn.Module, args: TrainingArguments, session: Session, objective: Objective) -> None:
+        self.session, self.objective = session, objective
+        self.model_accepts_loss_kwargs = False
+        super().__init__(model=model, args=args)
+        self.remove_callback(PrinterCallback)
+        self.start_step = 0
+        self._resume_from, damaged = checkpoint.newest_whole(session.checkpoints)
+        self._pending: dict[str, Any] = {}
+        if self._resume_from is not None:
+            self.start_step = checkpoint.load_weights(self._resume_from, model)
+        self.meter = Meter(
+            session.name,
+            session.schedule.num_steps,
+            first_step=self.start_step,
+            every=session.log_steps,
+            enabled=self.is_world_process_zero(),
+        )
+        for line in damaged:
+            self.meter.note(f"damaged checkpoint passed over: {line}")
+        if self.start_step:
+            self.meter.note(f"resumes after step {self.start_step}/{session.schedule.num_steps}")
+        self.add_callback(_Resume(self))
+
+    @property
+    def division(self) -> Division:
+        """This rank's share of the work."""
+        return Division(
+            tokens_per_device=self.session.tokens_per_device,
+            rank=self.accelerator.process_index,
+            num_ranks=self.accelerator.num_processes,
+            share_prefix=self.session.share_prefix,
+        )
+
+    def get_train_dataloader(self) -> StepLoader:  # type: ignore[override]
+        return StepLoader(self.session.schedule, self.division, self.start_step)
+
+    def num_examples(self, dataloader: Any) -> int:
+        return self.session.schedule.num_rows
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if self.lr_scheduler is None:
+            session = self.session
+            factor = partial(
+                learning_rate_factor,
+                schedule=session.lr_schedule,
+                num_steps=session.schedule.num_steps,
+                warmup_steps=session.warmup_steps,
+                minimum=session.min_learning_rate / session.learning_rate if session.learning_rate else 0.0,
+            )
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def training_step(self, model: nn.Module, inputs: Step, num_items_in_batch: Any = None) -> Tensor:  # type: ignore[override]
+        """Forward and backward of all this rank's micro-rows; returns the step's loss over all ranks."""
+        started = time.monotonic()
+        model.train()
+        loss, metrics = torch.zeros((), dtype=torch.float64, device=self.args.device), {}
+        for number, micro_batch in enumerate(inputs.micro_batches, 1):
+            is_last = number == len(inputs.micro_batches)
+            with contextlib.nullcontext() if is_last else self.accelerator.no_sync(model):
+                part, sums = self._forward_backward(model, micro_batch)
+            loss += part
+            for name, value in sums.items():
+                metrics[name] = metrics.get(name, 0) + value.to(torch.float64)
+        # One reduction and one synchronisation a step: the loss, then the metrics in a fixed order.
+        total = self.accelerator.reduce(torch.stack([loss, *metrics.values()]), reduction="sum").tolist()
+        if not math.isfinite(total[0]):
+            rows = [example.id for micro_batch in inputs.micro_batches for example in micro_batch.examples]
+            raise Diverged(
+                f"{self.session.name}: the loss of step {inputs.index + 1} is {total[0]}; no update was made, "
+                f"checkpoints up to step {inputs.index} are untouched; rows of this rank: {', '.join(rows[:8])}"
+            )
+        rows = "pairs" if self.session.schedule.is_preference else "rows"
+        self._pending = {
+            "step": inputs.index + 1,
+            "loss": total[0],
+            "grad_norm": None,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "epoch": inputs.epoch,
+            rows: inputs.num_rows,
+            "tokens": inputs.num_tokens,
+            "target_tokens": inputs.num_targets,
+            "micro_steps": len(inputs.micro_batches),
+            **dict(zip(metrics, total[1:], strict=True)),
+            "started": started,
+        }
+        return torch.tensor(total[0], dtype=torch.float32, device=self.args.device)
+
+    def _forward_backward(self, model: nn.Module, micro_batch: MicroBatch) -> tuple[Tensor, Metrics]:
+        with self.compute_loss_context_manager():
+            loss, metrics = self.objective(model, micro_batch.to(self.args.device))
+        # DDP and FSDP average gradients over ranks; the weights already hold the whole step's total.
+        self.accelerator.backward(loss * self.accelerator.num_processes)
+        return loss.detach(), metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Completes the step's line of `metrics.jsonl`, shows it, passes it on to trackers."""
+        if "grad_norm" in logs and self._pending:
+            self._finish_step(logs["grad_norm"])
+        elif "train_runtime" not in logs:
+            super().log(logs, start_time)
+
+    def _finish_step(self, grad_norm: float) -> None:
+        session, line = self.session, self._pending
+        self._pending = {}
+        line["grad_norm"] = grad_norm
+        line["seconds"] = time.monotonic() - line.pop("started")
+        step, is_last = line["step"], line["step"] == session.schedule.num_steps
+        if self.is_world_process_zero():
+            append_jsonl(session.metrics_file, line)
+        self.meter.show(step, line)
+        if step % session.log_steps == 0 or is_last:
+            super().log({name: value for name, value in line.items() if isinstance(value, (int, float)) and name != "step"})
+        if session.evaluate and (is_last or (session.eval_steps and step % session.eval_steps == 0)):
+            self._evaluate_now(step)
+        stops = self._asked_to_stop(step)
+        every = session.save_steps or max(1, session.schedule.num_steps // 10)
+        if stops or is_last or step % every == 0:
+            self._save(step)
+        if stops and not is_last:
+            self.meter.close()
+            raise Interrupted(
+                f"{session.name}: stopped after step {step}/{session.schedule.num_steps}; "
+                "the same command goes on from there"
+            )
+
+    def _evaluate_now(self, step: int) -> None:
+        assert self.session.evaluate is not None
+        self.model.eval()
+        figures = self.session.evaluate(self.model, self)
+        self.model.train()
+        if self.is_world_process_zero():
+            append_jsonl(self.session.folder / "evaluation.jsonl", {"step": step, **figures})
+        self.meter.note(f"step={step} " + " ".join(f"{k}={v:.4f}" for k, v in figures.items() if isinstance(v, float)))
+        super().log({f"eval_{name}": value for name, value in figures.items() if isinstance(value, float)})
+
+    def _save(self, step: int) -> None:
+        states = gather_object([checkpoint.random_state()])
+        if self.is_world_process_zero():
+            checkpoint.save(
+                self.session.checkpoints,
+                step=step,
+                model=self.accelerator.unwrap_model(self.model_wrapped),
+                optimizer=self.optimizer,
+                scheduler=self.lr_scheduler,
+                random_states=states,
+                keep=self.session.keep_checkpoints,
+            )
+        self.accelerator.wait_for_everyone()
+
+    def _asked_to_stop(self, step: int) -> bool:
+        """Whether any rank was signalled: all ranks stop after the same step."""
+        asked = bool(_signals) or step == self.session.stop_after
+        if self.accelerator.num_processes == 1:
+            return asked
+        flag = torch.tensor(float(asked), device=self.args.device)
+        return bool(self.accelerator.reduce(flag, reduction="sum").item())
+
+    def run(self) -> None:
+        """Trains to the end of the schedule, or raises `Interrupted` after a checkpoint."""
+        self._cut_metrics()
+        with _stop_signals():
+            try:
+                if self.start_step < self.session.schedule.num_steps:
+                    self.train()
+            finally:
+                self.meter.close()
+
+    def _cut_metrics(self) -> None:
+        """Drops lines of steps that the checkpoint does not hold: they will be computed again."""
+        if not self.is_world_process_zero():
+            return
+        for name in ("metrics.jsonl", "evaluation.jsonl"):
+            path = self.session.folder / name
+            if path.is_file():
+                write_jsonl(path, [line for line in read_jsonl(path) if line["step"] <= self.start_step])
+
+
+class _Resume(TrainerCallback):
+    """Puts optimizer, schedule and random generators back once Trainer has made them."""
+
+    def __init__(self, trainer: ChatTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        trainer = self.trainer
+        if trainer._resume_from is not None:
+            checkpoint.load_optimizer(trainer._resume_from, trainer.optimizer, trainer.lr_scheduler)
+            checkpoint.load_random(trainer._resume_from, trainer.accelerator.process_index)
+            state.global_step = trainer.start_step
+
+
+_signals: list[int] = []
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[None]:
+    """SIGTERM and SIGINT end the run after the current step; a second one ends it at once."""
+
+    def note(number: int, frame: Any) -> None:
+        if _signals:
+            raise KeyboardInterrupt
+        _signals.append(number)
+
+    _signals.clear()
+    try:
+        before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # not in the main thread (a notebook's worker): signals stay as they are
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def training_arguments(folder: Path, *, precision: torch.dtype, settings: Mapping[str, Any], num_steps: int) -> TrainingArguments:
+    """Trainer's arguments: what this library decides, then `settings` (optimizer and the recipe's `trainer:`)."""
+    return TrainingArguments(
+        **{
+            "output_dir": str(folder / "checkpoints"),
+            "max_steps": num_steps,
+            "gradient_accumulation_steps": 1,
+            "per_device_train_batch_size": 1,
+            "remove_unused_columns": False,
+            "label_names": [],
+            "logging_strategy": "steps",
+            "logging_steps": 1,
+            "logging_nan_inf_filter": False,
+            "save_strategy": "no",
+            "eval_strategy": "no",
+            "disable_tqdm": True,
+            "bf16": precision == torch.bfloat16,
+            "use_cpu": not torch.cuda.is_available(),
+            "report_to": [],
+            **settings,
+        }
+    )
+
+
+def sft_objective(num_sources: Callable[[MicroBatch], int] | None = None) -> Objective:
+    """Imitation of targets. Its metrics hold the share of the loss that each source contributed."""
+
+    def objective(model: nn.Module, micro_batch: MicroBatch) -> tuple[Tensor, Metrics]:
+        loss, _ = model(micro_batch.forest, as_nll=True)
+        return loss, {}
+
+    return objective
+
+
+def preference_objective(
+    loss_per_pair: Callable[..., Tensor], store: ReferenceStore, *, beta: float, **options: float
+) -> Objective:
+    """A preference loss over pairs, with the reference's sums read from `store`."""
+    from tuning.train.objectives import preference_metrics, sequence_sums
+
+    def objective(model: nn.Module, micro_batch: MicroBatch) -> tuple[Tensor, Metrics]:
+        forest = micro_batch.forest
+        zero, log_probs = model(forest)
+        num_pairs = len(micro_batch.examples)
+        sums = sequence_sums(log_probs, forest.target_sequence, forest.num_sequences)[: 2 * num_pairs]
+        chosen, rejected = sums[0::2], sums[1::2]
+        reference = [store.of(micro_batch.examples, side).to(sums.device) for side in (0, 1)]
+        weight = micro_batch.pair_weight.to(torch.float64)
+        loss = (weight * loss_per_pair(chosen, rejected, *reference, beta=beta, **options)).sum() + zero
+        metrics = preference_metrics(chosen.detach(), rejected.detach(), *reference, beta=beta)
+        return loss, {name: (weight * values).sum() for name, values in metrics.items()}
+
+    return objective
