@@ -92,8 +92,13 @@ def damage(checkpoint: Path) -> str | None:
     return None
 
 
-def load_weights(checkpoint: Path, model: nn.Module) -> int:
-    """Puts the trained tensors back into the model; returns the step after which they were saved."""
+def step_of(checkpoint: Path) -> int:
+    """The optimizer step after which a checkpoint was saved."""
+    return int(read_json(checkpoint / STATE)["step"])
+
+
+def load_weights(checkpoint: Path, model: nn.Module) -> None:
+    """Puts the trained tensors back into the model."""
     saved = load_file(checkpoint / "model.safetensors")
     current = {name: tensor for name, tensor in model.named_parameters() if name in saved}
     current |= {name: tensor for name, tensor in model.named_buffers() if name in saved}
@@ -102,7 +107,6 @@ def load_weights(checkpoint: Path, model: nn.Module) -> int:
     with torch.no_grad():
         for name, tensor in saved.items():
             current[name].copy_(tensor)
-    return int(read_json(checkpoint / STATE)["step"])
 
 
 def load_optimizer(checkpoint: Path, optimizer: Any, scheduler: Any) -> None:

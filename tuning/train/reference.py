@@ -14,11 +14,25 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
 
 from tuning.forest import Sequence
+from tuning.model.loading import compute_dtype
+from tuning.records import fingerprint, sha256_of_folder
 from tuning.train.steps import Example
 
 VERSION = 1
+
+
+def reference_key(start: str, *, precision: str) -> str:
+    """Hex digest of what the reference computes: the checkpoint's files (a hub id: its resolved revision), the precision."""
+    folder = Path(start)
+    if folder.is_dir():
+        contents = sha256_of_folder(folder)
+    else:
+        config = AutoConfig.from_pretrained(start)
+        contents = f"{start}@{getattr(config, '_commit_hash', None)}"
+    return fingerprint([VERSION, contents, str(compute_dtype(precision))])
 
 
 def sequence_key(sequence: Sequence) -> str:

@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -56,7 +56,8 @@ class MicroBatch:
     examples: tuple[Example, ...]
     """In the order of the row's sequences; for pairs, sequences 2 i and 2 i + 1 are example i's chosen and rejected."""
     sequence_source: Tensor
-    """int64, (sequences,): index of each sequence's source in `Step.sources`."""
+    """int64, (sequences,): index of each sequence's source in `sources`."""
+    sources: tuple[str, ...]
     pair_weight: Tensor
     """float32, (pairs,): divided by the total of the step; empty for SFT."""
 
@@ -76,13 +77,12 @@ class Step:
     index: int
     epoch: float
     micro_batches: tuple[MicroBatch, ...]
-    sources: tuple[str, ...]
     num_rows: int
     num_tokens: int
     """Tokens computed over all ranks, without padding."""
     num_targets: int
     """Scored tokens over all ranks, sequence by sequence, before weights."""
-    total_weight: float = field(default=1.0)
+    total_weight: float
 
 
 @dataclass(frozen=True)
@@ -112,12 +112,6 @@ class Order:
                     placed.append((place, (epoch, source, number, index), groups[index]))
         placed.sort(key=lambda item: (item[0], repr(item[1])))
         return [(key, example) for _, key, group in placed for example in group]
-
-    def rows(self) -> Iterator[tuple[int, tuple[object, ...], Example]]:
-        """Epoch after epoch, without end: (epoch, group occurrence, row)."""
-        for epoch in itertools.count():
-            for key, example in self.epoch(epoch):
-                yield epoch, key, example
 
     def _passes(self, source: str) -> Iterator[tuple[int, list[list[Example]]]]:
         groups, weight = self.groups[source], self.weights[source]
@@ -192,7 +186,6 @@ def divide(
             _micro_batch([units[item] for item in items], [grown[item] for item in items], division, sources, total, is_preference)
             for items in bins
         ),
-        sources=sources,
         num_rows=len(examples),
         num_tokens=sum(sizes),
         num_targets=sum(example.num_targets for example in examples),
@@ -232,6 +225,7 @@ def _micro_batch(
         forest=forest,
         examples=examples,
         sequence_source=torch.tensor(owner, dtype=torch.int64),
+        sources=sources,
         pair_weight=torch.tensor(weights, dtype=torch.float32),
     )
 

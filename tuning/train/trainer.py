@@ -8,11 +8,12 @@ are the same for any token budget, accumulation or number of ranks.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,16 +23,20 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from tuning.model.adapters import reference_of
 from tuning.records import append_jsonl, read_jsonl, write_jsonl
 from tuning.train import checkpoint
+from tuning.train.held_out import micro_batches
 from tuning.train.meter import Meter
+from tuning.train.objectives import preference_metrics, sequence_sums
 from tuning.train.reference import ReferenceStore
 from tuning.train.schedule import learning_rate_factor
-from tuning.train.steps import Division, MicroBatch, Schedule, Step
+from tuning.train.steps import Division, Example, MicroBatch, Schedule, Step
 
-Metrics = dict[str, Tensor]
+Metrics = dict[str, tuple[Tensor, Tensor]]
+"""Per metric a (sum, weight): over all micro-rows and ranks of a step, their totals' ratio is the metric."""
 Objective = Callable[[nn.Module, MicroBatch], tuple[Tensor, Metrics]]
-"""(model, micro-batch) -> (this part of the step's loss, sums whose total over the step is the metric)."""
+"""(model, micro-batch) -> (this part of the step's loss, this part of its metrics)."""
 
 
 class Interrupted(Exception):
@@ -62,7 +67,6 @@ class Session:
     evaluate: Callable[[nn.Module, Trainer], dict[str, Any]] | None = None
     stop_after: int | None = None
     """Stops as a signal would after this step; for tests and for trying a recipe out."""
-    seen: dict[str, Any] = field(default_factory=dict)
 
     @property
     def metrics_file(self) -> Path:
@@ -100,7 +104,7 @@ class ChatTrainer(Trainer):
         self._resume_from, damaged = checkpoint.newest_whole(session.checkpoints)
         self._pending: dict[str, Any] = {}
         if self._resume_from is not None:
-            self.start_step = checkpoint.load_weights(self._resume_from, model)
+            self.start_step = checkpoint.step_of(self._resume_from)
         self.meter = Meter(
             session.name,
             session.schedule.num_steps,
@@ -110,8 +114,6 @@ class ChatTrainer(Trainer):
         )
         for line in damaged:
             self.meter.note(f"damaged checkpoint passed over: {line}")
-        if self.start_step:
-            self.meter.note(f"resumes after step {self.start_step}/{session.schedule.num_steps}")
         self.add_callback(_Resume(self))
 
     @property
@@ -127,8 +129,16 @@ class ChatTrainer(Trainer):
     def get_train_dataloader(self) -> StepLoader:  # type: ignore[override]
         return StepLoader(self.session.schedule, self.division, self.start_step)
 
+    def get_batch_samples(self, epoch_iterator: Iterator[Step], num_batches: int, device: Any) -> tuple[list[Step], None]:
+        """The next step; its weights are divided already, so there is nothing to count."""
+        return list(itertools.islice(epoch_iterator, num_batches)), None
+
     def num_examples(self, dataloader: Any) -> int:
         return self.session.schedule.num_rows
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not estimated here: the plan knows tokens and parameters better."""
+        return 0
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.lr_scheduler is None:
@@ -148,16 +158,18 @@ class ChatTrainer(Trainer):
         """Forward and backward of all this rank's micro-rows; returns the step's loss over all ranks."""
         started = time.monotonic()
         model.train()
-        loss, metrics = torch.zeros((), dtype=torch.float64, device=self.args.device), {}
+        loss = torch.zeros((), dtype=torch.float64, device=self.args.device)
+        sums: dict[str, Tensor] = {}
         for number, micro_batch in enumerate(inputs.micro_batches, 1):
             is_last = number == len(inputs.micro_batches)
             with contextlib.nullcontext() if is_last else self.accelerator.no_sync(model):
-                part, sums = self._forward_backward(model, micro_batch)
+                part, metrics = self._forward_backward(model, micro_batch)
             loss += part
-            for name, value in sums.items():
-                metrics[name] = metrics.get(name, 0) + value.to(torch.float64)
+            for name, pair in metrics.items():
+                sums[name] = sums.get(name, 0) + torch.stack(pair).to(torch.float64)
         # One reduction and one synchronisation a step: the loss, then the metrics in a fixed order.
-        total = self.accelerator.reduce(torch.stack([loss, *metrics.values()]), reduction="sum").tolist()
+        flat = torch.cat([loss[None], *sums.values()])
+        total: list[float] = self.accelerator.reduce(flat, reduction="sum").tolist()
         if not math.isfinite(total[0]):
             rows = [example.id for micro_batch in inputs.micro_batches for example in micro_batch.examples]
             raise Diverged(
@@ -175,7 +187,11 @@ class ChatTrainer(Trainer):
             "tokens": inputs.num_tokens,
             "target_tokens": inputs.num_targets,
             "micro_steps": len(inputs.micro_batches),
-            **dict(zip(metrics, total[1:], strict=True)),
+            **{
+                name: value / weight
+                for name, value, weight in zip(sums, total[1::2], total[2::2], strict=True)
+                if weight
+            },
             "started": started,
         }
         return torch.tensor(total[0], dtype=torch.float32, device=self.args.device)
@@ -250,8 +266,54 @@ class ChatTrainer(Trainer):
         flag = torch.tensor(float(asked), device=self.args.device)
         return bool(self.accelerator.reduce(flag, reduction="sum").item())
 
+    def evaluation_tools(self) -> dict[str, Any]:
+        """Where and how held-out figures are computed: device, sum over ranks, autocast."""
+        return {
+            "device": self.args.device,
+            "reduce": lambda tensor: self.accelerator.reduce(tensor, reduction="sum"),
+            "context": self.compute_loss_context_manager,
+        }
+
+    @torch.no_grad()
+    def compute_reference(self, store: ReferenceStore, dev: list[Example]) -> None:
+        """Fills `store` with the reference's sums for every pair of the run and of `dev` that it lacks.
+
+        The model is the reference as long as nothing was trained, its adapter switched off. The pass runs over the
+        very micro-rows of the run's steps, so the first step's loss is exactly ln 2.
+        """
+        computed: dict[str, tuple[Example, list[float]]] = {}
+
+        def compute(micro_batch: MicroBatch) -> None:
+            fresh = [example for example in micro_batch.examples if example not in store and example.id not in computed]
+            if not fresh:
+                return
+            forest = micro_batch.forest.to(self.args.device)
+            with self.compute_loss_context_manager():
+                _, log_probs = self.model(forest)
+            sums = sequence_sums(log_probs, forest.target_sequence, forest.num_sequences).tolist()
+            for number, example in enumerate(micro_batch.examples):
+                computed[example.id] = (example, sums[2 * number : 2 * number + 2])
+
+        started = time.monotonic()
+        self.model.eval()
+        with reference_of(self.model):
+            for step in self.session.schedule.steps(self.division):
+                for micro_batch in step.micro_batches:
+                    compute(micro_batch)
+            for micro_batch in micro_batches(dev, self.division, preference=True):
+                compute(micro_batch)
+        for example, sums in gather_object(list(computed.values())):
+            store.add([example], sums)
+        if self.is_world_process_zero():
+            store.save()
+        self.accelerator.wait_for_everyone()
+        self.meter.note(f"reference log-probs of {len(computed)} pairs in {time.monotonic() - started:.1f} s")
+
     def run(self) -> None:
         """Trains to the end of the schedule, or raises `Interrupted` after a checkpoint."""
+        if self._resume_from is not None:
+            checkpoint.load_weights(self._resume_from, self.model)
+            self.meter.note(f"resumes after step {self.start_step}/{self.session.schedule.num_steps}")
         self._cut_metrics()
         with _stop_signals():
             try:
@@ -333,22 +395,21 @@ def training_arguments(folder: Path, *, precision: torch.dtype, settings: Mappin
     )
 
 
-def sft_objective(num_sources: Callable[[MicroBatch], int] | None = None) -> Objective:
-    """Imitation of targets. Its metrics hold the share of the loss that each source contributed."""
-
-    def objective(model: nn.Module, micro_batch: MicroBatch) -> tuple[Tensor, Metrics]:
-        loss, _ = model(micro_batch.forest, as_nll=True)
-        return loss, {}
-
-    return objective
+def imitation(model: nn.Module, micro_batch: MicroBatch) -> tuple[Tensor, Metrics]:
+    """The SFT objective: weighted negative log-likelihood; its metrics are the mean loss of each source."""
+    forest = micro_batch.forest
+    loss, log_probs = model(forest, as_nll=True)
+    owner = micro_batch.sequence_source[forest.target_sequence]
+    weight = forest.target_weight.to(torch.float64)
+    empty = torch.zeros(len(micro_batch.sources), dtype=torch.float64, device=weight.device)
+    by_source = torch.stack([empty.index_add(0, owner, -weight * log_probs), empty.index_add(0, owner, weight)])
+    return loss, {f"loss/{name}": tuple(by_source[:, index]) for index, name in enumerate(micro_batch.sources)}
 
 
 def preference_objective(
     loss_per_pair: Callable[..., Tensor], store: ReferenceStore, *, beta: float, **options: float
 ) -> Objective:
     """A preference loss over pairs, with the reference's sums read from `store`."""
-    from tuning.train.objectives import preference_metrics, sequence_sums
-
     def objective(model: nn.Module, micro_batch: MicroBatch) -> tuple[Tensor, Metrics]:
         forest = micro_batch.forest
         zero, log_probs = model(forest)
@@ -359,6 +420,6 @@ def preference_objective(
         weight = micro_batch.pair_weight.to(torch.float64)
         loss = (weight * loss_per_pair(chosen, rejected, *reference, beta=beta, **options)).sum() + zero
         metrics = preference_metrics(chosen.detach(), rejected.detach(), *reference, beta=beta)
-        return loss, {name: (weight * values).sum() for name, values in metrics.items()}
+        return loss, {name: ((weight * values).sum(), weight.sum()) for name, values in metrics.items()}
 
     return objective

@@ -1,0 +1,57 @@
+"""Preference optimisation: a chat model learns which of two answers is preferred.
+
+The story: tokenizer and template -> pairs -> model -> the reference's log-probs, once -> training -> a complete model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import Trainer
+
+from tuning.config import Recipe
+from tuning.model.adapters import disable_dropout
+from tuning.stage import Paths, load_policy, open_mixture, open_session, open_tokenizer, save_stage, trainer_arguments
+from tuning.train.held_out import held_out_preferences
+from tuning.train.objectives import PREFERENCE_LOSSES
+from tuning.train.reference import ReferenceStore, reference_key
+from tuning.train.trainer import ChatTrainer, preference_objective
+
+
+def train(recipe: Recipe, paths: Paths) -> dict[str, Any]:
+    """Trains from `paths.start` and writes `model/`, `metrics.jsonl` and `checkpoints/`; returns what the record keeps."""
+    config = recipe.dpo
+    assert config is not None
+
+    tokenizer, template = open_tokenizer(recipe, paths.start)
+    mixture = open_mixture(recipe, config, paths, tokenizer, template, stage="dpo")
+    dev = [example for examples in mixture.dev.values() for example in examples]
+
+    key = reference_key(paths.start, precision=recipe.precision)
+    store = ReferenceStore(paths.cache / "reference" / f"{key[:32]}.safetensors")
+    objective = preference_objective(
+        PREFERENCE_LOSSES[config.loss], store, beta=config.beta, label_smoothing=config.label_smoothing
+    )
+
+    def evaluate(model: torch.nn.Module, trainer: Trainer) -> dict[str, Any]:
+        assert isinstance(trainer, ChatTrainer)
+        return held_out_preferences(model, dev, store, trainer.division, **trainer.evaluation_tools())
+
+    policy = load_policy(recipe, config, paths.start)
+    disable_dropout(policy)
+    session = open_session(
+        config, mixture, paths, name="dpo", batch_rows=config.batch_pairs, evaluate=evaluate if dev else None
+    )
+    trainer = ChatTrainer(policy, trainer_arguments(recipe, config, session), session, objective)
+    trainer.compute_reference(store, dev)
+    trainer.run()
+
+    notes = save_stage(recipe, config, policy, tokenizer, paths)
+    return {
+        "sources": mixture.sources,
+        "steps": session.schedule.num_steps,
+        "rows_per_epoch": mixture.rows_per_epoch,
+        "reference": key,
+        **notes,
+    }

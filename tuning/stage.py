@@ -1,0 +1,204 @@
+"""What every training stage shares: the tokenizer with its template, the policy, the session, the saved model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
+
+from tuning.chat import Template, load_template
+from tuning.config import MixEntry, Recipe, TrainConfig
+from tuning.mixture import Mixture, Share, built_rows, mix
+from tuning.model import adapters, loading
+from tuning.model.head import TargetModel
+from tuning.schema import Row
+from tuning.train.steps import Schedule
+from tuning.train.trainer import Session, training_arguments
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where a stage finds what earlier stages made."""
+
+    start: str
+    """Folder or hub id of the checkpoint that the stage starts from."""
+    datasets: Mapping[str, Path]
+    """Built datasets by source name."""
+    folder: Path
+    """The stage's own folder."""
+    cache: Path
+
+
+def open_tokenizer(recipe: Recipe, start: str) -> tuple[PreTrainedTokenizerBase, Template]:
+    """The recipe's tokenizer (else the checkpoint's own) with the recipe's template installed."""
+    where = start if recipe.base == "tiny" else recipe.tokenizer or start
+    tokenizer = loading.load_tokenizer(where, trust_remote_code=recipe.trust_remote_code)
+    template = load_template(recipe.template, tokenizer=tokenizer)
+    template.check(tokenizer)
+    template.install(tokenizer)
+    return tokenizer, template
+
+
+def load_policy(recipe: Recipe, config: TrainConfig, start: str) -> TargetModel:
+    """The model to train: the checkpoint, its adapter if the recipe asks for one, ready for packed trees."""
+    set_seed(recipe.seed)
+    quantize = config.lora.quantize if config.lora else None
+    model = loading.load_model(start, trust_remote_code=recipe.trust_remote_code, quantize=quantize)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if config.lora is None:
+        return TargetModel(model)
+    lora = config.lora
+    return TargetModel(
+        adapters.attach_lora(
+            model,
+            rank=lora.rank,
+            alpha=lora.alpha if lora.alpha is not None else 2.0 * lora.rank,
+            dropout=lora.dropout,
+            targets=lora.targets or "all-linear",
+            seed=recipe.seed,
+        )
+    )
+
+
+def shares(config: TrainConfig) -> dict[str, Share]:
+    """What each source gives to a stage; a mix entry's own `dev_rows` is taken at its word."""
+
+    def share(entry: MixEntry) -> Share:
+        if entry.dev_rows is None:
+            return Share(entry.weight, config.dev_rows)
+        return Share(entry.weight, entry.dev_rows, dev_rows_are_exact=True)
+
+    return {name: share(entry) for name, entry in config.mix.items()}
+
+
+def rows_by_stage(recipe: Recipe, paths: Paths) -> dict[str, dict[str, list[Row]]]:
+    """Per training stage of the recipe, the built rows of each source that it mixes."""
+    return {
+        stage: {
+            name: built_rows(paths.datasets[name], preference=stage == "dpo", stage=stage)
+            for name in getattr(recipe, stage).mix
+        }
+        for stage in ("sft", "dpo")
+        if getattr(recipe, stage) is not None
+    }
+
+
+def open_mixture(
+    recipe: Recipe,
+    config: TrainConfig,
+    paths: Paths,
+    tokenizer: PreTrainedTokenizerBase,
+    template: Template,
+    *,
+    stage: str,
+) -> Mixture:
+    """The stage's data, encoded."""
+    return mix(
+        {name: paths.datasets[name] for name in config.mix},
+        shares(config),
+        tokenizer,
+        template,
+        preference=stage == "dpo",
+        stage=stage,
+        max_length=config.max_length,
+        too_long=config.too_long,
+        seed=recipe.seed,
+        cache=paths.cache / "encoded",
+    )
+
+
+def open_session(
+    config: TrainConfig,
+    mixture: Mixture,
+    paths: Paths,
+    *,
+    name: str,
+    batch_rows: int,
+    evaluate: Callable[[torch.nn.Module, Trainer], dict[str, Any]] | None = None,
+) -> Session:
+    """The run's steps and how they are reported."""
+    if config.max_steps is not None:
+        num_rows = config.max_steps * batch_rows
+    else:
+        num_rows = max(1, round((config.epochs or 1.0) * mixture.rows_per_epoch))
+    return Session(
+        name=name,
+        folder=paths.folder,
+        schedule=Schedule(mixture.order, batch_rows, num_rows, is_preference=name == "dpo"),
+        tokens_per_device=config.tokens_per_device,
+        learning_rate=config.learning_rate,
+        lr_schedule=config.schedule,
+        warmup_steps=config.warmup_steps,
+        min_learning_rate=config.min_learning_rate,
+        share_prefix=config.share_prefix,
+        log_steps=config.log_steps,
+        eval_steps=config.eval_steps,
+        save_steps=config.save_steps,
+        keep_checkpoints=config.keep_checkpoints,
+        evaluate=evaluate,
+    )
+
+
+def trainer_arguments(recipe: Recipe, config: TrainConfig, session: Session) -> TrainingArguments:
+    """transformers' arguments for this stage: the recipe's own keys, then what `trainer:` adds."""
+    return training_arguments(
+        session.folder,
+        precision=loading.compute_dtype(recipe.precision),
+        num_steps=session.schedule.num_steps,
+        settings={
+            "seed": recipe.seed,
+            "learning_rate": config.learning_rate,
+            "weight_decay": config.weight_decay,
+            "adam_beta1": config.adam_beta1,
+            "adam_beta2": config.adam_beta2,
+            "adam_epsilon": config.adam_epsilon,
+            "max_grad_norm": config.max_grad_norm or math.inf,
+            "report_to": config.report_to,
+            "run_name": f"{recipe.name}-{session.name}",
+            **config.trainer,
+        },
+    )
+
+
+def save_stage(recipe: Recipe, config: TrainConfig, policy: TargetModel, tokenizer: PreTrainedTokenizerBase, paths: Paths) -> dict[str, Any]:
+    """Writes `model/`, a complete plain model, and `adapter/` beside it if one was trained; returns notes for the record."""
+    model, notes = policy.lm, {}
+    if isinstance(model, PeftModel):
+        model.save_pretrained(str(paths.folder / "adapter"))
+        notes["adapter"] = "adapter"
+        if config.lora is not None and config.lora.quantize:
+            plain = loading.load_model(paths.start, trust_remote_code=recipe.trust_remote_code, for_training=False)
+            merged = adapters.merge(PeftModel.from_pretrained(plain, str(paths.folder / "adapter")))
+            notes["merge_drift_nats"] = _drift(policy, merged, tokenizer)
+            model = merged
+        else:
+            model = adapters.merge(model)
+    model.eval()
+    loading.save_model(model, tokenizer, paths.folder / "model")
+    return notes
+
+
+@torch.no_grad()
+def _drift(policy: TargetModel, merged: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> float:
+    """Mean absolute difference in next-token log-probs between the quantised policy and the merged model, in nats."""
+    from tuning.forest import Sequence, grow
+    from tuning.forest.batch import collate
+
+    text = "以下は、タスクを説明する指示です。要求を適切に満たす応答を書きなさい。 Describe the seasons of Japan."
+    ids = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.int32).numpy()
+    sequence = Sequence(ids, ids == ids)
+    batch = collate([(grow([sequence]), [sequence])], merge_targets=False)
+    device = next(policy.parameters()).device
+    loading.use_forest_attention(merged)  # type: ignore[arg-type]
+    _, quantised = policy(batch.to(device))
+    _, plain = TargetModel(merged.to(device))(batch.to(device))
+    drift = (quantised - plain).abs().mean().item()
+    print(f"merged into unquantised weights; log-probs drift by {drift:.4f} nats on average", flush=True)
+    return drift
