@@ -43,7 +43,7 @@ def train(recipe: Recipe, paths: Paths) -> dict[str, Any]:
     notes = save_stage(recipe, config, policy, tokenizer, paths)
     return {
         "sources": mixture.sources,
-        "proof": proof.as_dict(),
+        "proof": str(proof),
         "steps": session.schedule.num_steps,
         "rows_per_epoch": mixture.rows_per_epoch,
         **notes,

@@ -1,0 +1,106 @@
+"""Raw public data becomes rows on disk: one builder a source, one manifest a dataset.
+
+from data_builders import build, builders
+manifest = build("dolly", ["databricks-dolly-15k-ja.jsonl"], "data/dolly-ja", source="dolly-ja")
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from data_builders.info import BuilderInfo, checked_options, did_you_mean
+from data_builders.reading import BuilderError, open_input
+from data_builders.writing import DATA, Dataset, publish, staging
+from tuning.schema import RowError
+
+__all__ = ["BuilderError", "BuilderInfo", "RowError", "build", "builders"]
+
+NAMES = ("answer_carefully", "dolly", "files", "hh_rlhf", "ichikara", "oasst")
+ON_BAD_ROW = ("strict", "quarantine")
+
+
+def builders() -> dict[str, BuilderInfo]:
+    """Every builder by name, with its source, licence and options."""
+    return {name: _module(name).INFO for name in NAMES}
+
+
+def build(
+    name: str,
+    inputs: str | Path | Sequence[str | Path],
+    output: str | Path,
+    *,
+    source: str | None = None,
+    on_bad_row: str = "strict",
+    licence: str | None = None,
+    language: str | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """The manifest of the dataset that builder `name` made of `inputs` and wrote to the folder `output`.
+
+    `source` names the rows (default: the builder's name); `licence` and `language` override what the builder
+    knows. A malformed row raises `RowError` and nothing is written; with `on_bad_row="quarantine"` it is set
+    aside in `quarantine.jsonl` and counted. Anything else that is wrong raises `BuilderError`.
+    """
+    module = _module(name)
+    info: BuilderInfo = module.INFO
+    values = checked_options(info, options)
+    if on_bad_row not in ON_BAD_ROW:
+        near = did_you_mean(str(on_bad_row), ON_BAD_ROW)
+        raise BuilderError(
+            "bad_option", f"on_bad_row: saw {on_bad_row!r}{near}; accepted: {', '.join(ON_BAD_ROW)}"
+        )
+    for key, text in (("source", source), ("licence", licence), ("language", language)):
+        if text is not None and (not isinstance(text, str) or not text.strip()):
+            raise BuilderError("bad_option", f"{key}: saw {text!r}; accepted: text")
+    paths = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
+    if not paths:
+        raise BuilderError("no_input", f"{name}: no input; wanted: {info.wanted}")
+    if Path(output).exists() and not Path(output).is_dir():
+        raise BuilderError("bad_output", f"{output}: is a file; accepted: a folder, or a name for a new one")
+    files = [open_input(path) for path in paths]
+    if any(item.path.resolve() == (Path(output) / DATA).resolve() for item in files):
+        raise BuilderError(
+            "bad_output", f"{output}: would overwrite its own input {DATA}; choose another folder"
+        )
+    with staging(output) as folder:
+        dataset = Dataset(folder, source or info.name, on_bad_row, language)
+        try:
+            module.convert(files, dataset, values)
+        finally:
+            dataset.close()
+        manifest = dataset.manifest(files, _about(info, licence, on_bad_row, values))
+        publish(folder, output, manifest)
+    return manifest
+
+
+def _about(
+    info: BuilderInfo, licence: str | None, on_bad_row: str, options: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "builder": info.name,
+        "builder_version": info.version,
+        "upstream": info.upstream,
+        "licence": licence or info.licence,
+        "attribution": info.attribution,
+        "commercial": info.commercial and not _is_non_commercial(licence or info.licence),
+        "use_restrictions": list(info.use_restrictions),
+        "on_bad_row": on_bad_row,
+        "options": options,
+    }
+
+
+def _is_non_commercial(licence: str) -> bool:
+    words = licence.lower().replace("_", "-").replace(" ", "-")
+    return "-nc" in words or "noncommercial" in words or "non-commercial" in words
+
+
+def _module(name: str) -> Any:
+    if name not in NAMES:
+        near = did_you_mean(str(name), NAMES)
+        raise BuilderError(
+            "unknown_builder", f"{name!r} is not a builder{near}; builders: {', '.join(NAMES)}"
+        )
+    return importlib.import_module(f"data_builders.{name}")

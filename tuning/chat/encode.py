@@ -1,0 +1,201 @@
+"""Messages -> token ids, and which of them are trained on.
+
+The rendered conversation is tokenised whole, once, exactly as `apply_chat_template` does when the model is
+served, and the character spans of the answers are mapped to tokens by offsets:
+
+    characters   ...### 応答:\\n 𠮷です</s>        span = 𠮷です</s>
+    tokens       応答 : <0x0A> <0xF0> <0xA0> <0xAE> <0xB7> です </s>
+    offsets         :  [------------ "\\n𠮷" -----------]               one offset for five tokens
+    is_target    0   0    0      1      1      1      1    1    1
+
+A token is a target if its first byte lies in a span. The Unigram tokenizers of LLM-jp fuse neighbouring
+characters that they have no piece for and give all their byte tokens one offset, so those are told apart by
+counting UTF-8 bytes.
+
+A row whose texts spell a control token (`</s>` typed by a user) is cut at the template's own control
+tokens, and what lies between is encoded by a twin of the tokenizer that knows no control tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .rendering import Binding, Rendered, Turn, as_turns, bind
+from .templates import ChatError, Template
+from .tokens import tokens_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from tuning.schema import Conversation, Message, PreferencePair
+
+Messages = Sequence["Message | Mapping[str, Any]"]
+
+ROWS_AT_ONCE = 256
+"""Rows handed to the tokenizer in one call, which spreads them over the cores."""
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedSequence:
+    """One sequence to train on.
+
+    `counts` says what happened to its texts, each 0 or 1: `literal_special_token` (a text spells a control
+    token), `system_replaced` (the template writes its own system text), `content_trimmed` (the template
+    trims outer space).
+    """
+
+    input_ids: np.ndarray
+    """int32, (tokens,)"""
+    is_target: np.ndarray
+    """bool, (tokens,): whether token t is predicted and scored"""
+    id: str = ""
+    source: str = ""
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def num_targets(self) -> int:
+        return int(self.is_target.sum())
+
+
+def encode(
+    messages: Messages,
+    tokenizer: PreTrainedTokenizerBase,
+    template: Template,
+    *,
+    id: str = "",
+    source: str = "",
+) -> list[EncodedSequence]:
+    """The conversation as ids and targets: one sequence, since no template here needs one for each turn.
+
+    Targets are the assistant turns that do not say `train: false`, each with its end-of-turn token. Raises
+    `ChatError` with the reason if the template cannot carry the messages faithfully.
+    """
+    [sequence] = _encode_rows(bind(tokenizer, template), [Named(id, source, [as_turns(messages)])])
+    return _or_raise(sequence)
+
+
+def encode_pair(
+    prompt: Messages,
+    chosen: Messages,
+    rejected: Messages,
+    tokenizer: PreTrainedTokenizerBase,
+    template: Template,
+    *,
+    id: str = "",
+    source: str = "",
+) -> tuple[EncodedSequence, EncodedSequence]:
+    """`prompt + chosen` and `prompt + rejected`. No message of the prompt is a target, whatever its role."""
+    row = Named(id, source, _sides(prompt, chosen, rejected))
+    [sequences] = _encode_rows(bind(tokenizer, template), [row])
+    first, second = _or_raise(sequences)
+    return first, second
+
+
+def encode_prompt(messages: Messages, tokenizer: PreTrainedTokenizerBase, template: Template) -> np.ndarray:
+    """int32, (tokens,): what the model is given to answer `messages`, ending with the generation prompt."""
+    turns = as_turns(messages)
+    if turns[-1].role == "assistant":
+        raise ChatError(
+            "already_answered", "the last message is the assistant's: there is nothing to generate"
+        )
+    binding = bind(tokenizer, template)
+    [encoded] = _tokenise(binding, [binding.render(turns, generation=True)])
+    return encoded.input_ids
+
+
+def encode_many(
+    rows: Iterable[Conversation | PreferencePair | Messages],
+    tokenizer: PreTrainedTokenizerBase,
+    template: Template,
+) -> Iterator[list[EncodedSequence] | ChatError]:
+    """For each row, in order: its sequences (chosen, then rejected, of a pair) or the reason why there are
+    none.
+
+    The same as `encode` and `encode_pair` row by row, but many rows share one call of the tokenizer.
+    """
+    binding = bind(tokenizer, template)
+    waiting: list[Named] = []
+    for row in rows:
+        waiting.append(_named(row))
+        if len(waiting) == ROWS_AT_ONCE:
+            yield from _encode_rows(binding, waiting)
+            waiting = []
+    yield from _encode_rows(binding, waiting)
+
+
+@dataclass
+class Named:
+    """A row on its way: the dialogues that it makes (a pair makes two), or why it makes none."""
+
+    id: str
+    source: str
+    dialogues: list[list[Turn]] | ChatError
+
+
+def _named(row: Any) -> Named:
+    id, source = getattr(row, "id", ""), getattr(row, "source", "")
+    try:
+        if hasattr(row, "chosen"):
+            return Named(id, source, _sides(row.prompt, row.chosen, row.rejected))
+        return Named(id, source, [as_turns(getattr(row, "messages", row))])
+    except ChatError as error:
+        return Named(id, source, error)
+
+
+def _sides(prompt: Messages, chosen: Messages, rejected: Messages) -> list[list[Turn]]:
+    asked = [replace(turn, is_trained=False) for turn in as_turns(prompt)]
+    return [asked + as_turns(chosen), asked + as_turns(rejected)]
+
+
+def _encode_rows(binding: Binding, rows: Sequence[Named]) -> list[list[EncodedSequence] | ChatError]:
+    rendered: list[Rendered] = []
+    places: list[slice | ChatError] = []
+    for row in rows:
+        try:
+            if isinstance(row.dialogues, ChatError):
+                raise row.dialogues
+            texts = [binding.render(turns) for turns in row.dialogues]
+        except ChatError as error:
+            places.append(_naming(row.id, error))
+            continue
+        places.append(slice(len(rendered), len(rendered) + len(texts)))
+        rendered += texts
+    encoded = _tokenise(binding, rendered)
+    results: list[list[EncodedSequence] | ChatError] = []
+    for row, place in zip(rows, places, strict=True):
+        if isinstance(place, ChatError):
+            results.append(place)
+        else:
+            results.append([replace(sequence, id=row.id, source=row.source) for sequence in encoded[place]])
+    return results
+
+
+def _naming(row_id: str, error: ChatError) -> ChatError:
+    return ChatError(error.code, f"row {row_id}: {error}") if row_id else error
+
+
+def _or_raise(result: list[EncodedSequence] | ChatError) -> list[EncodedSequence]:
+    if isinstance(result, ChatError):
+        raise result
+    return result
+
+
+def _tokenise(binding: Binding, rendered: Sequence[Rendered]) -> list[EncodedSequence]:
+    if not rendered:
+        return []
+    tokens = tokens_of(binding)
+    sequences = []
+    for row, (ids, offsets) in zip(rendered, tokens.whole([row.text for row in rendered]), strict=True):
+        counts = dict(row.counts)
+        if not tokens.are_faithful(row, ids, offsets):
+            ids, offsets = tokens.cut(row)
+            counts["literal_special_token"] = 1
+        sequences.append(EncodedSequence(ids, tokens.in_spans(row, ids, offsets), counts=counts))
+    return sequences

@@ -1,0 +1,270 @@
+"""One conversation as the template writes it, with every message's characters known.
+
+Where the texts lie is learnt by rendering the same roles once with marks instead of texts (`frames`):
+
+    marks     <s>\\n\\n### 指示:\\n <0> \\n\\n### 応答:\\n <1> </s>        the frame, one per roles
+    texts     <s>\\n\\n### 指示:\\n 1+1は? \\n\\n### 応答:\\n 2 </s>       the frame with the texts filled in
+                                                         ------       what is trained on
+
+The filled frame has to equal, character for character, what `apply_chat_template` makes of the real
+messages. A template that looks into the texts, alters them, or rewrites earlier turns is thereby found out
+and refused.
+"""
+
+from __future__ import annotations
+
+import re
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from .frames import Frame, Shape, differing_excerpts, frame_of, lost_or_repeated, marked_messages
+from .templates import FIXED_SENTENCE, ChatError, Template
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from tuning.schema import Message
+
+    from .tokens import Tokens
+
+_MESSAGE_KEYS = ("role", "content", "train", "input")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message as the templates see it; `as_turns` makes it from a `Message` or a dict."""
+
+    role: str
+    content: str
+    is_trained: bool
+    input: str | None = None
+
+
+@dataclass
+class Rendered:
+    """A conversation as one string. All positions are characters of `text`."""
+
+    text: str
+    controls: list[tuple[int, int, int]]
+    """(start, end, token id) of each control token that the template itself wrote."""
+    spans: list[tuple[int, int]]
+    """What is trained on: from the first character of an answer to the end of its end-of-turn token."""
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def as_turns(messages: Sequence[Message | Mapping[str, Any]]) -> list[Turn]:
+    """The messages, checked. Raises `ChatError` for what is not a message."""
+    if not messages:
+        raise ChatError("empty_conversation", "a conversation needs at least one message")
+    return [_as_turn(message, f"messages[{index}]") for index, message in enumerate(messages)]
+
+
+def _as_turn(message: Message | Mapping[str, Any], where: str) -> Turn:
+    row: Mapping[str, Any] = message if isinstance(message, Mapping) else vars(message)
+    for key in row:
+        if key not in _MESSAGE_KEYS:
+            known = ", ".join(_MESSAGE_KEYS)
+            raise ChatError("unknown_field", f"{where}.{key} is not a field of a message; fields: {known}")
+    for key in ("role", "content"):
+        if not isinstance(row.get(key), str):
+            raise ChatError("not_text", f"{where}.{key}: saw {row.get(key)!r}; text is needed")
+    role, train, context = row["role"], row.get("train"), row.get("input")
+    if train and role != "assistant":
+        raise ChatError(
+            "trained_role", f"{where}.train: true on a {role} message; only answers are trained on"
+        )
+    if context and role != "user":
+        raise ChatError(
+            "misplaced_input", f"{where}.input: on a {role} message; it belongs to a user message"
+        )
+    return Turn(role, row["content"], role == "assistant" and train is not False, context or None)
+
+
+class Binding:
+    """A template together with the tokenizer whose control tokens it writes; `bind` keeps one per pair.
+
+    Control tokens are the tokenizer's special tokens, and whatever other added token stands in the template.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: Template) -> None:
+        if not tokenizer.is_fast:
+            reason = f"{type(tokenizer).__name__} gives no offsets; a fast tokenizer is needed"
+            raise ChatError("slow_tokenizer", reason)
+        if "strftime_now" in template.source:
+            reason = (
+                "may write today's date (strftime_now): ids would depend on the day; fix the date in a copy"
+            )
+            raise ChatError("undated_template", f"template {template.name!r} {reason}")
+        # A proxy, since the cache of bindings must not keep the tokenizer alive.
+        self.tokenizer = cast("PreTrainedTokenizerBase", weakref.proxy(tokenizer))
+        self.template = template
+        self.control_ids = {
+            str(token): token_id
+            for token_id, token in tokenizer.added_tokens_decoder.items()
+            if token.special or str(token) in template.source
+        }
+        longest_first = sorted(self.control_ids, key=len, reverse=True)
+        self._controls = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        self._frames: dict[Shape, Frame] = {}
+        self._checked: set[tuple[Shape, tuple[int, ...]]] = set()
+        self._renders_input: bool | None = None
+        self.tokens: Tokens | None = None
+        """Filled in by `tokens_of`."""
+
+    @property
+    def renders_input(self) -> bool:
+        """Whether the template has a place of its own for a user message's `input`."""
+        if self._renders_input is None:
+            marked = marked_messages(((("user", True),), True))
+            slots = frame_of(self._apply(marked, generation=True)).slots
+            self._renders_input = any(slot.key == "input" for slot in slots)
+        return self._renders_input
+
+    def served_messages(self, turns: Sequence[Turn]) -> list[dict[str, str]]:
+        """What `apply_chat_template` gets. A template without a place for `input` sees it joined to the
+        content."""
+        served = []
+        for turn in turns:
+            message = {"role": turn.role, "content": turn.content}
+            if turn.input is not None and self.renders_input:
+                message["input"] = turn.input
+            elif turn.input is not None:
+                message["content"] = "\n\n".join(text for text in (turn.content, turn.input) if text)
+            served.append(message)
+        return served
+
+    def render(self, turns: Sequence[Turn], *, generation: bool = False) -> Rendered:
+        """The conversation as text with its control tokens and target spans.
+
+        Raises `ChatError` if the template refuses, loses, alters or rewrites a message.
+        """
+        messages = self.served_messages(turns)
+        shape: Shape = (tuple((message["role"], "input" in message) for message in messages), generation)
+        trained = () if generation else tuple(index for index, turn in enumerate(turns) if turn.is_trained)
+        frame = self._frame(shape)
+        self._check_history(shape, trained)
+        rendered = self._fill(frame, messages, trained)
+        actual = self._apply(messages, generation)
+        if rendered.text != actual:
+            expected, seen = differing_excerpts(rendered.text, actual)
+            reason = (
+                f"alters a text: {expected!r} becomes {seen!r}, so what is trained on could not be told apart"
+            )
+            raise ChatError("content_altered", f"template {self.template.name!r} {reason}")
+        return rendered
+
+    def end_token(self) -> str:
+        """The control token after an assistant's content."""
+        frame = self._frame(((("user", False), ("assistant", False)), False))
+        return self._end(frame, frame.place_of_content(1)).group()
+
+    def check(self) -> None:
+        """Raises `ChatError` if the template cannot serve a two-turn dialogue."""
+        self.end_token()
+        dialogue = (("user", False), ("assistant", False)) * 2
+        self._check_history((dialogue, False), (1, 3))
+
+    def _apply(self, messages: list[dict[str, str]], generation: bool) -> str:
+        try:
+            text = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, chat_template=self.template.source, add_generation_prompt=generation
+            )
+        except Exception as error:  # Whatever a stranger's template raises is the template's refusal.
+            reason = f"{type(error).__name__}: {error}"
+            raise ChatError(
+                "template_refuses", f"template {self.template.name!r} refuses: {reason}"
+            ) from error
+        return str(text)
+
+    def _frame(self, shape: Shape) -> Frame:
+        if shape not in self._frames:
+            frame = frame_of(self._apply(marked_messages(shape), shape[1]))
+            for index, role, times in lost_or_repeated(frame, shape):
+                code = "content_repeated" if times else "message_lost"
+                reason = f"writes the text of messages[{index}] (role {role}) {times} times"
+                raise ChatError(code, f"template {self.template.name!r} {reason}")
+            self._frames[shape] = frame
+        return self._frames[shape]
+
+    def _end(self, frame: Frame, place: int) -> re.Match[str]:
+        """The first control token behind the slot, before any other text of the conversation."""
+        match = self._controls.search(frame.strings[place + 1])
+        if match is None:
+            seen = frame.strings[place + 1].strip()[:40]
+            raise ChatError(
+                "no_end_token",
+                f"template {self.template.name!r} ends an assistant turn with {seen!r}, which holds no "
+                "control token of this tokenizer: the model could not learn to stop. Take a template that ends "
+                f"turns with {self.tokenizer.eos_token!r}, or add the token and its embedding",
+            )
+        return match
+
+    def _check_history(self, shape: Shape, trained: tuple[int, ...]) -> None:
+        """Refuses a template under which the model, when it answers, would not see what it was trained
+        behind.
+
+        For each trained turn, the rendering up to it (with the generation prompt) and the one that ends
+        with it have to be beginnings of the whole rendering.
+        """
+        if (shape, trained) in self._checked:
+            return
+        whole = self._frame(shape).text
+        for index in trained:
+            asked = self._frame((shape[0][:index], True)).text
+            answered = self._frame((shape[0][: index + 1], False))
+            place = answered.place_of_content(index)
+            until = answered.string_starts[place + 1] + self._end(answered, place).end()
+            for what, beginning in (("the prompt for", asked), ("the text up to", answered.text[:until])):
+                if not whole.startswith(beginning):
+                    before, after = differing_excerpts(beginning, whole)
+                    raise ChatError(
+                        "history_rewritten",
+                        f"template {self.template.name!r} rewrites history: {what} messages[{index}] reads "
+                        f"{before!r}, but {after!r} once the whole conversation is rendered; an answer would "
+                        "be trained on in a form that is never served",
+                    )
+        self._checked.add((shape, trained))
+
+    def _fill(self, frame: Frame, messages: list[dict[str, str]], trained: tuple[int, ...]) -> Rendered:
+        rendered = Rendered("", [], [])
+        texts: list[str] = []
+        position = 0
+        for place, string in enumerate(frame.strings):
+            for match in self._controls.finditer(string):
+                token_id = self.control_ids[match.group()]
+                rendered.controls.append((position + match.start(), position + match.end(), token_id))
+            texts.append(string)
+            position += len(string)
+            if place == len(frame.slots):
+                break
+            slot = frame.slots[place]
+            text = slot.text_of(messages[slot.message])
+            if text != messages[slot.message][slot.key]:
+                rendered.counts["content_trimmed"] = 1
+            if slot.message in trained:
+                rendered.spans.append((position, position + len(text) + self._end(frame, place).end()))
+            texts.append(text)
+            position += len(text)
+        written = {slot.message for slot in frame.slots}
+        for index, message in enumerate(messages):
+            if index not in written and message["content"] != FIXED_SENTENCE:
+                rendered.counts["system_replaced"] = 1
+        rendered.text = "".join(texts)
+        return rendered
+
+
+_bindings: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, dict[Any, Binding]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def bind(tokenizer: PreTrainedTokenizerBase, template: Template) -> Binding:
+    """The binding of `template` to `tokenizer` as it is now; a tokenizer that was changed since gets a new
+    one."""
+    state = (template.source, len(tokenizer), tuple(sorted(map(str, tokenizer.special_tokens_map.items()))))
+    known = _bindings.setdefault(tokenizer, {})
+    if state not in known:
+        known[state] = Binding(tokenizer, template)
+    return known[state]

@@ -1,0 +1,304 @@
+"""The recipe: one YAML that says how a base checkpoint becomes a released chat model, as typed dataclasses.
+
+The dataclasses below are the only description of what a recipe may say. `tuning.config.walk` reads the YAML
+against them and keeps line numbers, `tuning.config.checks` asks what no single setting can answer (does that
+file exist, is that source defined), and OmegaConf turns what is left into these types. `load_recipe` is the
+door; it raises one `RecipeError` that lists every mistake.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from omegaconf import OmegaConf
+
+from tuning.config.checks import Draft, check_recipe
+from tuning.config.errors import Problem, RecipeError, in_order
+from tuning.config.files import read_layers, shipped_recipes
+from tuning.config.types import REQUIRED, fill_in_defaults, setting, settings_of
+from tuning.config.walk import missing_settings
+
+__all__ = [
+    "DPOConfig",
+    "EvaluateConfig",
+    "LoraConfig",
+    "MixEntry",
+    "Problem",
+    "Recipe",
+    "RecipeError",
+    "ReleaseConfig",
+    "SFTConfig",
+    "SourceConfig",
+    "TinyConfig",
+    "TrainConfig",
+    "load_recipe",
+    "shipped_recipes",
+]
+
+LOSSES = ("sigmoid",)
+"""Preference losses, by TRL's names."""
+STAGES = ("base", "sft", "dpo")
+"""Models that an evaluation can compare."""
+
+
+@dataclass(kw_only=True)
+class SourceConfig:
+    """One named source of rows."""
+
+    builder: str = setting(REQUIRED, "module of data_builders that reads the raw files")
+    input: list[str] = setting(
+        REQUIRED, "raw files or folders, relative to the recipe file (or to data_root)"
+    )
+    on_bad_row: str = setting(
+        "strict", "strict stops at a malformed row; quarantine counts it", choices=("strict", "quarantine")
+    )
+    options: dict[str, Any] = setting({}, "the builder's own named options, such as leaf_policy")
+    licence: str | None = setting(None, "SPDX id, where the builder does not know it")
+    language: str | None = setting(None, "language code (ja, en), where the builder does not know it")
+    revision: str | None = setting(None, "version of the published data, for the record and the card")
+
+
+@dataclass(kw_only=True)
+class MixEntry:
+    """How much of one source a stage takes."""
+
+    weight: float = setting(1.0, "passes over the source in one epoch; 0.5 = a seeded half", above=0)
+    dev_rows: int | None = setting(
+        None, "rows held out of this source; null = the stage's dev_rows", minimum=0
+    )
+
+
+@dataclass(kw_only=True)
+class LoraConfig:
+    """A low-rank adapter, trained instead of the full weights and merged when the stage ends."""
+
+    rank: int = setting(REQUIRED, "width of the adapter's bottleneck", minimum=1)
+    alpha: float | None = setting(
+        None, "scale: the update is multiplied by alpha / rank; null = 2 * rank", above=0
+    )
+    dropout: float = setting(0.0, "share of the adapter's inputs dropped", minimum=0, below=1)
+    targets: list[str] | str | None = setting(
+        "all-linear",
+        "names of the linear layers that get one; all-linear = all but the head; null = peft's choice",
+    )
+    quantize: str | None = setting(None, "nf4 keeps the frozen weights in 4 bits (QLoRA)", choices=("nf4",))
+
+    def __post_init__(self) -> None:
+        if self.alpha is None:
+            self.alpha = 2.0 * self.rank
+
+
+@dataclass(kw_only=True)
+class TrainConfig:
+    """What SFT and DPO share."""
+
+    mix: dict[str, MixEntry] = setting(REQUIRED, "sources of this stage, by their names under data")
+    dev_rows: int = setting(100, "rows held out per source before weighting, at most 10 % of it", minimum=0)
+    max_length: int = setting(4096, "tokens; a longer row is too long", minimum=2)
+    too_long: str = setting(
+        "drop",
+        "what happens to a row over max_length: dropped and counted, or an error",
+        choices=("drop", "error"),
+    )
+    tokens_per_device: int = setting(
+        16384, "tokens in one micro-step of one device; memory, not meaning", minimum=1
+    )
+    epochs: float | None = setting(
+        None, "passes over the mixture; 1 when max_steps is not given either", above=0
+    )
+    max_steps: int | None = setting(None, "optimizer steps, instead of epochs", minimum=1)
+    learning_rate: float = setting(REQUIRED, "peak learning rate", minimum=0)
+    schedule: str = setting(
+        "cosine", "how the learning rate falls after warm-up", choices=("cosine", "linear", "constant")
+    )
+    warmup_steps: int = setting(0, "optimizer steps in which the learning rate rises from 0", minimum=0)
+    min_learning_rate: float = setting(0.0, "learning rate that the schedule ends at", minimum=0)
+    weight_decay: float = setting(0.0, "AdamW's decoupled weight decay", minimum=0)
+    adam_beta1: float = setting(0.9, "AdamW's decay of the mean gradient", minimum=0, below=1)
+    adam_beta2: float = setting(0.999, "AdamW's decay of the mean squared gradient", minimum=0, below=1)
+    adam_epsilon: float = setting(1e-8, "AdamW's term against division by zero", above=0)
+    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm; 0 = no clipping", minimum=0)
+    share_prefix: bool = setting(True, "rows of a group compute their common beginning once")
+    gradient_checkpointing: bool = setting(
+        False, "recompute activations in the backward pass: less memory, more time"
+    )
+    lora: LoraConfig | None = setting(
+        None, "train an adapter instead of the full weights; null = full weights"
+    )
+    log_steps: int = setting(1, "optimizer steps between two lines on the terminal", minimum=1)
+    eval_steps: int | None = setting(
+        None, "optimizer steps between evaluations; null = at the end", minimum=1
+    )
+    save_steps: int | None = setting(
+        None, "optimizer steps between checkpoints; null = at the end", minimum=1
+    )
+    keep_checkpoints: int = setting(2, "checkpoints kept on disk, the newest", minimum=1)
+    report_to: list[str] = setting([], "experiment trackers", choices=("wandb", "tensorboard"))
+    trainer: dict[str, Any] = setting(
+        {}, "any other key of transformers.TrainingArguments, under its own spelling"
+    )
+
+    def __post_init__(self) -> None:
+        if self.epochs is not None and self.max_steps is not None:
+            raise ValueError("epochs and max_steps both say when to stop; give one")
+        if self.epochs is None and self.max_steps is None:
+            self.epochs = 1.0
+
+
+@dataclass(kw_only=True)
+class SFTConfig(TrainConfig):
+    """Supervised fine-tuning: imitate the assistant turns."""
+
+    batch_rows: int = setting(64, "rows in one optimizer step, over all devices", minimum=1)
+
+
+@dataclass(kw_only=True)
+class DPOConfig(TrainConfig):
+    """Preference optimisation: prefer the chosen answer over the rejected one."""
+
+    batch_pairs: int = setting(256, "pairs in one optimizer step, over all devices", minimum=1)
+    loss: str = setting("sigmoid", "preference loss, by TRL's name", choices=LOSSES)
+    beta: float = setting(0.1, "strength of the pull towards the reference (1 / nats)", above=0)
+    label_smoothing: float = setting(
+        0.0, "assumed share of pairs labelled the wrong way round", minimum=0, below=0.5
+    )
+
+
+@dataclass(kw_only=True)
+class EvaluateConfig:
+    """What is measured before and after."""
+
+    questions: list[str] = setting(
+        [], "sources whose questions were taught and are asked for the exact answer"
+    )
+    max_new_tokens: int = setting(64, "tokens that an answer may have", minimum=1)
+    stages: list[str] | None = setting(
+        None, "models to compare; null = all that the recipe makes", choices=STAGES
+    )
+    answers: int = setting(
+        50, "held-out prompts answered to measure how many answers stop by themselves", minimum=0
+    )
+
+
+@dataclass(kw_only=True)
+class ReleaseConfig:
+    """The folder that others load."""
+
+    from_: str | None = setting(None, "stage that is released; null = the last", choices=("sft", "dpo"))
+    dtype: str = setting(
+        "auto", "type of the weights; auto = as trained", choices=("auto", "bfloat16", "float32")
+    )
+    licence: str | None = setting(None, "SPDX id of the released model; null = stated from base and sources")
+    language: list[str] = setting([], "language codes for the card; empty = those of the sources")
+
+
+@dataclass(kw_only=True)
+class TinyConfig:
+    """The small Llama that `base: tiny` builds, pretrained on the sources' text."""
+
+    hidden_size: int = setting(192, "width of the hidden states", minimum=8)
+    layers: int = setting(4, "transformer blocks", minimum=1)
+    heads: int = setting(4, "attention heads; twice their number divides hidden_size", minimum=1)
+    key_value_heads: int = setting(2, "heads of keys and values; divides heads", minimum=1)
+    vocab_size: int = setting(4096, "upper bound of the vocabulary; the text may yield less", minimum=300)
+    pretrain_epochs: float = setting(3.0, "passes over the sources' text; 0 = random weights", minimum=0)
+    batch_rows: int = setting(32, "texts in one pretraining step", minimum=1)
+    learning_rate: float = setting(1e-3, "peak learning rate of the pretraining", minimum=0)
+
+
+@dataclass(kw_only=True)
+class Recipe:
+    """A whole run. A stage that is null is skipped.
+
+    Beside the settings it knows how it was loaded. `origin` maps a dotted key to where its value was written:
+    `my.yaml:14`, or `override 2 'sft.epochs=1'`; a default has no entry. `warnings` lists what is legal but
+    odd, `files` the YAML files read, the recipe's own first.
+    """
+
+    name: str = setting(REQUIRED, "what the run and the released model are called; also a folder name")
+    base: str = setting(REQUIRED, "checkpoint to start from: a folder, a hub id, or tiny")
+    template: str = setting(REQUIRED, "chat template: a shipped name, a .jinja file, or base")
+    extends: str | None = setting(
+        None, "recipe whose values hold where this one says nothing, relative to this file"
+    )
+    seed: int = setting(42, "decides order, samples and initial adapters", minimum=0, maximum=2**32 - 1)
+    use: str = setting(
+        "research", "what the model may be used for; sources forbid some", choices=("research", "commercial")
+    )
+    output: str = setting("runs/${name}", "folder of the run, relative to the working directory")
+    data_root: str | None = setting(None, "folder that inputs are relative to, instead of the recipe file's")
+    tokenizer: str | None = setting(None, "tokenizer folder or hub id; null = the base's own")
+    precision: str = setting(
+        "auto", "arithmetic; auto = bf16 on CUDA, float32 elsewhere", choices=("auto", "bf16", "fp32")
+    )
+    trust_remote_code: bool = setting(False, "run model code that lies in the base's folder or repository")
+    data: dict[str, SourceConfig] = setting({}, "every source once, by name")
+    sft: SFTConfig | None = setting(None, "supervised fine-tuning; null = skipped")
+    dpo: DPOConfig | None = setting(None, "preference optimisation; null = skipped")
+    evaluate: EvaluateConfig | None = setting(None, "measurements before and after; null = skipped")
+    release: ReleaseConfig | None = setting(None, "the folder that others load; null = skipped")
+    tiny: TinyConfig | None = setting(None, "size of the model that `base: tiny` builds")
+
+    def __post_init__(self) -> None:
+        self.origin: dict[str, str] = {}
+        self.warnings: list[Problem] = []
+        self.files: list[str] = []
+        self.output = self.output.replace("${name}", self.name)
+        if self.base == "tiny" and self.tiny is None:
+            self.tiny = TinyConfig()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The whole recipe as plain values by their YAML names, defaults included; loads back as itself."""
+        values: dict[str, Any] = _as_dict(self)
+        del values["extends"]  # its values are all here
+        return values
+
+
+def load_recipe(
+    path_or_name: str | os.PathLike[str],
+    overrides: Iterable[str] = (),
+    *,
+    templates: Collection[str] | None = None,
+    builders: Collection[str] | None = None,
+) -> Recipe:
+    """The checked recipe in a file, or the one shipped under that name (`quickstart`).
+
+    `overrides` are `key=value` with dotted keys and YAML values; a later one wins. In the result inputs,
+    `data_root` and local models are absolute paths; `output` stays relative to the working directory.
+    `templates` and `builders` are the known names, by default those of this installation.
+
+    Raises `RecipeError` with every mistake found.
+    """
+    problems: list[Problem] = []
+    files, merged = read_layers(Recipe, os.fspath(path_or_name), overrides, problems)
+    missing_settings(Recipe, merged, problems)
+    draft = Draft(files[0], merged.plain(), dict(merged.places()), problems, warnings=[])
+    fill_in_defaults(Recipe, draft.values, draft.places)
+    check_recipe(draft, templates, builders)
+    if problems:
+        raise RecipeError(in_order(problems, files))
+    recipe = _typed(draft.values)
+    recipe.origin = {key: str(place) for key, place in draft.places.items()}
+    recipe.warnings, recipe.files = draft.warnings, files
+    return recipe
+
+
+def _typed(values: dict[str, Any]) -> Recipe:
+    """Checked plain values as the dataclasses; OmegaConf converts and checks the types once more."""
+    if "from" in (values.get("release") or {}):
+        release = dict(values["release"])
+        values = values | {"release": release | {"from_": release.pop("from")}}
+    return cast(Recipe, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Recipe), values)))
+
+
+def _as_dict(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = settings_of(type(value)).items()
+        return {name: _as_dict(getattr(value, item.name)) for name, item in names}
+    if isinstance(value, dict):
+        return {key: _as_dict(item) for key, item in value.items()}
+    return [_as_dict(item) for item in value] if isinstance(value, list) else value
