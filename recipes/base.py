@@ -9,17 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from transformers.utils.chat_template_utils import render_jinja_template
 
-from tuning.chat import load_template
 from tuning.config import Recipe
 from tuning.forest import Sequence
-from tuning.mixture import split
 from tuning.model.head import TargetModel
-from tuning.model.loading import compute_dtype, load_tokenizer, save_model, use_forest_attention
-from tuning.model.tiny import tiny_llama, train_tokenizer
-from tuning.schema import Conversation, Message, Row
-from tuning.stage import Paths, rows_by_stage, shares
+from tuning.model.loading import compute_dtype, save_model, use_forest_attention
+from tuning.model.tiny import tiny_llama
+from tuning.stage import Paths, tiny_tokenizer, training_texts
 from tuning.train.steps import Example, Order, Schedule
 from tuning.train.trainer import ChatTrainer, Session, imitation, training_arguments
 
@@ -29,19 +25,8 @@ def train(recipe: Recipe, paths: Paths) -> dict[str, Any]:
     config = recipe.tiny
     assert config is not None
 
-    rows = [
-        row
-        for stage, sources in rows_by_stage(recipe, paths).items()
-        for name, rows in sources.items()
-        for row in split(rows, shares(getattr(recipe, stage))[name], recipe.seed, name).train
-    ]
-    texts = list(dict.fromkeys(text for row in rows for text in documents(row)))
-    if recipe.tokenizer:
-        tokenizer = load_tokenizer(recipe.tokenizer, trust_remote_code=recipe.trust_remote_code)
-    else:
-        headers = rendered_headers(load_template(recipe.template).source)
-        tokenizer = train_tokenizer([*texts, *[headers] * 50], config.vocab_size)
-
+    texts = training_texts(recipe, paths)
+    tokenizer = tiny_tokenizer(recipe, texts)
     model = tiny_llama(
         tokenizer,
         hidden_size=config.hidden_size,
@@ -79,25 +64,6 @@ def train(recipe: Recipe, paths: Paths) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "steps": session.schedule.num_steps,
     }
-
-
-def documents(row: Row) -> list[str]:
-    """The texts of a row as a base model would meet them: question and answer as lines, without any template."""
-    if isinstance(row, Conversation):
-        return [_text(row.messages)]
-    return [_text(row.prompt + row.chosen), _text(row.prompt + row.rejected)]
-
-
-def rendered_headers(template: str) -> str:
-    """What the template writes around messages, so that the tokenizer has pieces for it."""
-    messages = [{"role": "user", "content": ""}, {"role": "assistant", "content": ""}]
-    rendered, _ = render_jinja_template(conversations=[messages], chat_template=template, bos_token="", eos_token="")
-    return str(rendered[0])
-
-
-def _text(messages: tuple[Message, ...]) -> str:
-    parts = [part for message in messages for part in (message.input, message.content) if part]
-    return "\n".join(parts)
 
 
 def _example(text: str, number: int, tokenizer: Any) -> Example:

@@ -24,7 +24,7 @@ from typing import Any
 from data_builders import BuilderError, build, builders
 from data_builders.info import checked_options
 from tuning.config import Problem, Recipe, RecipeError, TrainConfig
-from tuning.records import changed_keys, check_counts, fingerprint, read_json, read_record, sha256_of_file, write_json
+from tuning.records import changed_keys, check_counts, fingerprint, read_json, read_record, sha256_of_file, write_json, write_text
 
 STAGES = ("data", "base", "sft", "dpo", "evaluate", "release")
 VERSIONS = {"data": 1, "base": 1, "sft": 1, "dpo": 1, "evaluate": 1, "release": 1}
@@ -124,6 +124,29 @@ def check(recipe: Recipe) -> list[Problem]:
     if tokenizer.is_dir() and not (tokenizer / "tokenizer.json").is_file():
         add("tokenizer" if recipe.tokenizer else "base", f"{tokenizer} has no tokenizer.json; a fast tokenizer is needed")
     return problems
+
+
+def preview(recipe: Recipe, *, rows: int = 2, html: Path | None = None) -> None:
+    """Shows what the model will be trained on, coloured, with counts per source; builds the data if it is not there.
+
+    With `html`, also writes a self-contained page. Needs the tokenizer, no weights.
+    """
+    from tuning.stage import preview_sequences, preview_tokenizer
+
+    problems = check(recipe)
+    if problems:
+        raise RecipeError(problems)
+    this = Run(recipe, Path(recipe.output).absolute())
+    _data(this, again=False)
+    paths = _paths(this, "sft" if recipe.sft else "dpo")
+    tokenizer, template = preview_tokenizer(recipe, paths, this.folder("base") / "model")
+    sequences = preview_sequences(recipe, paths, tokenizer, template)
+    from tuning.chat import preview_html, preview_terminal
+
+    preview_terminal(sequences, tokenizer, per_source=rows)
+    if html is not None:
+        write_text(html, preview_html(sequences, tokenizer, title=f"{recipe.name}: what it is trained on"))
+        this.say(f"written: {html}")
 
 
 def problem_at(recipe: Recipe, key: str, message: str) -> Problem:

@@ -1,8 +1,9 @@
 """One row of training data: a `Conversation` to imitate or a `PreferencePair` to learn a preference from.
 
-Rows arrive as JSON objects (the contract stands in the README, "The row"). `parse_row` is the only door: what passes it
-is checked once and trusted afterwards; what does not pass raises `RowFault` with a stable code, the field, what was
-seen and what would be accepted. The reader that knows file and line turns a fault into a `RowError`.
+Rows arrive as JSON objects (the contract stands in the README, "The row"). `parse_row` is the only door:
+what passes it is checked once and trusted afterwards; what does not pass raises `RowFault` with a stable
+code, the field, what was seen and what would be accepted. The reader that knows file and line turns a fault
+into a `RowError`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 
 ROLES = ("system", "user", "assistant", "tool")
 
-OPTIONAL_FIELDS = ("group", "weight", "loss_weight", "meta")  # `weight` is the older spelling of `loss_weight`
+# `weight` is the older spelling of `loss_weight`
+OPTIONAL_FIELDS = ("group", "weight", "loss_weight", "meta")
 CONVERSATION_FIELDS = ("id", "source", "messages", *OPTIONAL_FIELDS)
 PAIR_FIELDS = ("id", "source", "prompt", "chosen", "rejected", *OPTIONAL_FIELDS)
 MESSAGE_FIELDS = ("role", "content", "train", "input")
@@ -48,7 +50,8 @@ class Message:
     content: str
     train: bool | None = None
     input: str | None = None
-    """Context of a user turn (Dolly's `context`, jaster's `### 入力:`), kept apart so that a template can place it."""
+    """Context of a user turn (Dolly's `context`, jaster's `### 入力:`), kept apart so that a template can
+    place it."""
 
     @property
     def is_trained(self) -> bool:
@@ -86,7 +89,8 @@ class Conversation:
 
 @dataclass(frozen=True)
 class PreferencePair:
-    """A prompt with a preferred and a dispreferred continuation; no message of the prompt is ever a target."""
+    """A prompt with a preferred and a dispreferred continuation; no message of the prompt is ever a
+    target."""
 
     id: str
     source: str
@@ -123,8 +127,8 @@ def dicts(messages: Sequence[Message]) -> list[dict[str, Any]]:
 def parse_row(row: Any) -> Row:
     """The checked row behind one decoded JSON value.
 
-    Raises `RowFault` at the first fault: wrong shape, unknown field, unknown role, null or empty text, roles out of
-    order, nothing to train on, sides of a pair that are the same.
+    Raises `RowFault` at the first fault: wrong shape, unknown field, unknown role, null or empty text,
+    roles out of order, nothing to train on, sides of a pair that are the same.
     """
     if not isinstance(row, Mapping):
         raise RowFault("not_an_object", "row", f"saw {kind(row)}", "a row is one JSON object")
@@ -132,8 +136,10 @@ def parse_row(row: Any) -> Row:
     fields = PAIR_FIELDS if is_pair else CONVERSATION_FIELDS
     unknown = [name for name in row if name not in fields]
     if unknown:
-        raise RowFault("unknown_field", str(unknown[0]), "not a field of a row", f"fields: {', '.join(fields)}")
-    shared = {
+        raise RowFault(
+            "unknown_field", str(unknown[0]), "not a field of a row", f"fields: {', '.join(fields)}"
+        )
+    shared: dict[str, Any] = {
         "id": _text(row, "id"),
         "source": _text(row, "source"),
         "group": _text(row, "group") if row.get("group") is not None else None,
@@ -144,7 +150,9 @@ def parse_row(row: Any) -> Row:
         messages = parse_messages(_required(row, "messages"), "messages")
         check_dialogue(messages, "messages")
         return Conversation(messages=messages, **shared)
-    prompt, chosen, rejected = (parse_messages(_required(row, side), side) for side in ("prompt", "chosen", "rejected"))
+    prompt, chosen, rejected = (
+        parse_messages(_required(row, side), side) for side in ("prompt", "chosen", "rejected")
+    )
     for side, answer in (("chosen", chosen), ("rejected", rejected)):
         check_dialogue(prompt + answer, side, first_answer=len(prompt))
     if normalised(chosen) == normalised(rejected):
@@ -155,7 +163,8 @@ def parse_row(row: Any) -> Row:
 def parse_messages(value: Any, where: str) -> tuple[Message, ...]:
     """The messages in a JSON array, each checked by itself; their order is `check_dialogue`'s business."""
     if not isinstance(value, list):
-        raise RowFault("wrong_type", where, f"saw {kind(value)}", "an array of messages")
+        code = "null_value" if value is None else "wrong_type"
+        raise RowFault(code, where, f"saw {kind(value)}", "an array of messages")
     if not value:
         raise RowFault("empty_messages", where, "saw an empty array", "at least one message")
     return tuple(parse_message(item, f"{where}[{index}]") for index, item in enumerate(value))
@@ -177,17 +186,28 @@ def parse_message(value: Any, where: str) -> Message:
     if train is not None and not isinstance(train, bool):
         raise RowFault("wrong_type", f"{where}.train", f"saw {kind(train)}", "true or false")
     if train and role != "assistant":
-        raise RowFault("trained_role", f"{where}.train", f"true on a {role} message", "only assistant turns are trained on")
+        raise RowFault(
+            "trained_role",
+            f"{where}.train",
+            f"true on a {role} message",
+            "only assistant turns are trained on",
+        )
     context = value.get("input")
     if context is not None:
         if role != "user":
-            raise RowFault("misplaced_input", f"{where}.input", f"on a {role} message", "`input` belongs to a user message")
+            raise RowFault(
+                "misplaced_input",
+                f"{where}.input",
+                f"on a {role} message",
+                "`input` belongs to a user message",
+            )
         context = checked_text(context, f"{where}.input")
     return Message(role, content, train, context)
 
 
 def check_dialogue(messages: Sequence[Message], where: str, first_answer: int = 0) -> None:
-    """Refuses a dialogue that no chat template can serve: the order is [system] user assistant (tool) user ...
+    """Refuses a dialogue that no chat template can serve: the order is [system] user assistant (tool) user
+    ...
 
     `first_answer` is the index from which assistant turns can be targets; indices in faults count from there.
     """
@@ -196,23 +216,47 @@ def check_dialogue(messages: Sequence[Message], where: str, first_answer: int = 
         place = f"{where}[{index - first_answer}]" if index >= first_answer else f"prompt[{index}]"
         if message.role == "system":
             if index:
-                raise RowFault("system_not_first", f"{place}.role", f"saw system at turn {index + 1}", "system comes first")
+                raise RowFault(
+                    "system_not_first",
+                    f"{place}.role",
+                    f"saw system at turn {index + 1}",
+                    "system comes first",
+                )
         elif message.role == "tool":
             if previous not in ("assistant", "tool"):
-                raise RowFault("role_order", f"{place}.role", f"tool after {previous}", "a tool answers an assistant turn")
+                raise RowFault(
+                    "role_order",
+                    f"{place}.role",
+                    f"tool after {previous}",
+                    "a tool answers an assistant turn",
+                )
         elif message.role == "assistant" and previous in (None, "system"):
-            raise RowFault("first_not_user", f"{place}.role", "the dialogue opens with assistant", "user speaks first")
+            raise RowFault(
+                "first_not_user", f"{place}.role", "the dialogue opens with assistant", "user speaks first"
+            )
         elif message.role == previous:
-            raise RowFault("repeated_role", f"{place}.role", f"two {message.role} turns in a row", "user and assistant alternate")
+            raise RowFault(
+                "repeated_role",
+                f"{place}.role",
+                f"two {message.role} turns in a row",
+                "user and assistant alternate",
+            )
         if not message.content.strip() and not (message.role == "user" and message.input):
             code = "empty_answer" if message.role == "assistant" else "empty_content"
             raise RowFault(code, f"{place}.content", "saw an empty text", "text")
         previous = message.role
     last = len(messages) - 1 - first_answer
     if previous != "assistant":
-        raise RowFault("last_not_assistant", f"{where}[{last}].role", f"ends with {previous}", "an assistant turn ends the row")
+        raise RowFault(
+            "last_not_assistant",
+            f"{where}[{last}].role",
+            f"ends with {previous}",
+            "an assistant turn ends the row",
+        )
     if not any(message.is_trained for message in messages[first_answer:]):
-        raise RowFault("nothing_to_train", where, "every assistant turn says train: false", "at least one trained turn")
+        raise RowFault(
+            "nothing_to_train", where, "every assistant turn says train: false", "at least one trained turn"
+        )
 
 
 def normalised(messages: Sequence[Message]) -> list[tuple[str, str]]:
@@ -234,7 +278,9 @@ def checked_text(value: Any, where: str) -> str:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
         accepted = "text that UTF-8 can carry"
-        raise RowFault("lone_surrogate", where, f"saw a lone surrogate at character {error.start}", accepted) from None
+        raise RowFault(
+            "lone_surrogate", where, f"saw a lone surrogate at character {error.start}", accepted
+        ) from None
     return value
 
 
@@ -254,7 +300,9 @@ def kind(value: Any) -> str:
 def _required(row: Mapping[str, Any], name: str, where: str = "") -> Any:
     place = f"{where}.{name}" if where else name
     if name not in row:
-        raise RowFault("missing_field", place, "missing", f"fields present: {', '.join(map(str, row)) or 'none'}")
+        raise RowFault(
+            "missing_field", place, "missing", f"fields present: {', '.join(map(str, row)) or 'none'}"
+        )
     if row[name] is None:
         raise RowFault("null_value", place, "saw null", "a value")
     return row[name]
@@ -275,9 +323,13 @@ def _weight(row: Mapping[str, Any]) -> float:
     value = row.get(name, 1.0)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise RowFault("wrong_type", name, f"saw {kind(value)}", "a number above 0")
-    if not math.isfinite(value) or value <= 0:
-        raise RowFault("bad_weight", name, f"saw {value}", "a finite number above 0")
-    return float(value)
+    try:
+        weight = float(value)
+    except OverflowError:  # JSON integers have no bound
+        weight = math.inf
+    if not math.isfinite(weight) or weight <= 0:
+        raise RowFault("bad_weight", name, f"saw {weight}", "a finite number above 0")
+    return weight
 
 
 def _meta(row: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -12,12 +12,12 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
 
-from tuning.chat import Template, load_template
+from tuning.chat import ChatError, EncodedSequence, Template, encode_many, load_template
 from tuning.config import MixEntry, Recipe, TrainConfig
-from tuning.mixture import Mixture, Share, built_rows, mix
-from tuning.model import adapters, loading
+from tuning.mixture import Mixture, Share, built_rows, mix, split
+from tuning.model import adapters, loading, tiny
 from tuning.model.head import TargetModel
-from tuning.schema import Row
+from tuning.schema import Conversation, Message, Row
 from tuning.train.steps import Schedule
 from tuning.train.trainer import Session, training_arguments
 
@@ -43,6 +43,58 @@ def open_tokenizer(recipe: Recipe, start: str) -> tuple[PreTrainedTokenizerBase,
     template.check(tokenizer)
     template.install(tokenizer)
     return tokenizer, template
+
+
+def preview_tokenizer(recipe: Recipe, paths: Paths, tiny_model: Path) -> tuple[PreTrainedTokenizerBase, Template]:
+    """The tokenizer that the run will use; `base: tiny` trains it here if the base is not built yet."""
+    if recipe.base != "tiny":
+        return open_tokenizer(recipe, paths.start)
+    if (tiny_model / "tokenizer.json").is_file():
+        return open_tokenizer(recipe, str(tiny_model))
+    tokenizer = tiny_tokenizer(recipe, training_texts(recipe, paths))
+    template = load_template(recipe.template, tokenizer=tokenizer)
+    template.install(tokenizer)
+    return tokenizer, template
+
+
+def preview_sequences(
+    recipe: Recipe, paths: Paths, tokenizer: PreTrainedTokenizerBase, template: Template
+) -> list[EncodedSequence]:
+    """Every row that the recipe trains on or holds out, encoded; rows that the template refuses are left out."""
+    rows = [row for sources in rows_by_stage(recipe, paths).values() for rows in sources.values() for row in rows]
+    results = encode_many(rows, tokenizer, template)
+    return [sequence for result in results if not isinstance(result, ChatError) for sequence in result]
+
+
+def training_texts(recipe: Recipe, paths: Paths) -> list[str]:
+    """The plain texts of all rows that are trained on, each once: no held-out row of any stage is among them."""
+    texts: dict[str, None] = {}
+    for stage, sources in rows_by_stage(recipe, paths).items():
+        share = shares(getattr(recipe, stage))
+        for name, rows in sources.items():
+            for row in split(rows, share[name], recipe.seed, name).train:
+                texts.update(dict.fromkeys(plain_texts(row)))
+    return list(texts)
+
+
+def plain_texts(row: Row) -> list[str]:
+    """The texts of a row as a base model would meet them: question and answer as lines, without any template."""
+    if isinstance(row, Conversation):
+        return [_lines(row.messages)]
+    return [_lines(row.prompt + row.chosen), _lines(row.prompt + row.rejected)]
+
+
+def _lines(messages: tuple[Message, ...]) -> str:
+    return "\n".join(part for message in messages for part in (message.input, message.content) if part)
+
+
+def tiny_tokenizer(recipe: Recipe, texts: list[str]) -> PreTrainedTokenizerBase:
+    """The recipe's tokenizer, or one learnt from the texts and from what the template writes around messages."""
+    if recipe.tokenizer:
+        return loading.load_tokenizer(recipe.tokenizer, trust_remote_code=recipe.trust_remote_code)
+    assert recipe.tiny is not None
+    headers = tiny.rendered_headers(load_template(recipe.template).source)
+    return tiny.train_tokenizer([*texts, *[headers] * 50], recipe.tiny.vocab_size)
 
 
 def load_policy(recipe: Recipe, config: TrainConfig, start: str) -> TargetModel:

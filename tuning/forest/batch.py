@@ -64,7 +64,7 @@ class ForestBatch:
 
 def _moved(value, device):  # type: ignore[no-untyped-def]
     tensors = {
-        field.name: getattr(value, field.name).to(device, non_blocking=True)
+        field.name: getattr(value, field.name).to(device)
         for field in fields(value)
         if isinstance(getattr(value, field.name), (Tensor, Layout))
     }

@@ -15,7 +15,8 @@ def partition(sizes: list[int], num_ranks: int, budget: int) -> list[list[list[i
     """
     if num_ranks < 1 or budget < 1:
         raise ValueError(f"num_ranks and budget are at least 1, saw {num_ranks} and {budget}")
-    micro_steps = max(1, math.ceil(sum(sizes) / (num_ranks * budget)))
+    # An oversized tree fills one row, however large it is.
+    micro_steps = max(1, math.ceil(sum(min(size, budget) for size in sizes) / (num_ranks * budget)))
     while True:
         bins = _longest_first(sizes, num_ranks * micro_steps)
         if all(len(items) <= 1 or sum(sizes[item] for item in items) <= budget for items in bins):

@@ -7,11 +7,13 @@ here; without them every rare character would be `<unk>`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.utils.chat_template_utils import render_jinja_template
 
 CONTROL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>")
 BYTE_SCORE = -20.0
@@ -46,7 +48,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
             show_progress=False,
         ),
     )
-    learnt = [(piece, score) for piece, score in _pieces(learner) if piece not in CONTROL_TOKENS]
+    vocabulary = json.loads(learner.to_str())["model"]["vocab"]
+    learnt = [(piece, score) for piece, score in vocabulary if piece not in CONTROL_TOKENS]
     pieces = [(token, 0.0) for token in CONTROL_TOKENS]
     pieces += [(f"<0x{byte:02X}>", BYTE_SCORE) for byte in range(256)]
     tokenizer = Tokenizer(models.Unigram(pieces + learnt, unk_id=0, byte_fallback=True))
@@ -73,6 +76,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     )
 
 
+def rendered_headers(template: str) -> str:
+    """What a chat template writes around messages, so that a tokenizer learns pieces for it."""
+    messages = [{"role": "user", "content": ""}, {"role": "assistant", "content": ""}]
+    rendered, _ = render_jinja_template(conversations=[messages], chat_template=template, bos_token="", eos_token="")
+    return str(rendered[0])
+
+
 def tiny_llama(
     tokenizer: PreTrainedTokenizerBase, *, hidden_size: int, layers: int, heads: int, key_value_heads: int, seed: int
 ) -> LlamaForCausalLM:
@@ -94,11 +104,3 @@ def tiny_llama(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return LlamaForCausalLM(config)
-
-
-def _pieces(learner: Tokenizer) -> list[tuple[str, float]]:
-    """The learnt pieces with their log-probabilities, most probable first."""
-    import json
-
-    vocab = json.loads(learner.to_str())["model"]["vocab"]
-    return [(piece, score) for piece, score in vocab]

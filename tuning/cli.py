@@ -1,0 +1,300 @@
+"""The command line. Everything heavy is imported by the command that needs it: `tuning --help` imports no torch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tuning
+
+DONE, FAILED, WRONG_INPUT = 0, 1, 2
+
+RECIPE = "a recipe file, or the name of a shipped one (quickstart)"
+OVERRIDES = "settings that replace the recipe's, such as sft.epochs=1"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns 0 when done, 2 when the user's input is wrong, 1 when it failed."""
+    arguments = parser().parse_args(argv)
+    if not hasattr(arguments, "command"):
+        parser().print_help()
+        return DONE
+    quiet_libraries()
+    try:
+        return int(arguments.command(arguments) or DONE)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return FAILED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except Exception as error:
+        status = exit_status(error)
+        if status is None:
+            raise
+        print(error, file=sys.stderr)
+        return status
+
+
+def exit_status(error: Exception) -> int | None:
+    """How a failure is reported: 2 for the user's input, 1 for a run that stopped, None for a fault of this library."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if names & {"RecipeError", "BuilderError", "RowError", "ChatError", "ModelError", "MixtureError", "StageError"}:
+        return WRONG_INPUT
+    if names & {"Interrupted", "Diverged", "ReleaseError"}:
+        return FAILED
+    return None
+
+
+def quiet_libraries() -> None:
+    """Keeps the progress bars and notices of libraries out of our own output; warnings still appear."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("DS_ACCELERATOR_LOG_LEVEL", "error")
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands with their examples."""
+    top = _parser(
+        argparse.ArgumentParser,
+        prog="tuning",
+        description="Instruction tuning and preference optimization: from a base checkpoint to a released chat model.",
+        epilog=(
+            "examples:\n"
+            "  tuning run quickstart                      a base model becomes a chat model, here, on CPU\n"
+            "  tuning check my.yaml                       every mistake in a recipe at once\n"
+            "  tuning preview my.yaml                     what the model will be trained on, coloured\n"
+            "  tuning chat runs/quickstart/release        talk to a model"
+        ),
+    )
+    top.add_argument("--version", action="version", version=f"tuning {tuning.__version__}")
+    commands = top.add_subparsers(title="commands", metavar="")
+
+    run = _command(
+        commands,
+        "run",
+        "all stages of a recipe, reusing what is current",
+        "  tuning run quickstart\n"
+        "  tuning run my.yaml sft.epochs=1 output=/data/runs/try\n"
+        "  tuning run my.yaml --from dpo              DPO and what follows again, though current\n"
+        "  tuning run my.yaml --to sft                no further than SFT",
+    )
+    run.add_argument("recipe", help=RECIPE)
+    run.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES)
+    run.add_argument("--from", dest="from_stage", metavar="STAGE", help="run this stage and those behind it again")
+    run.add_argument("--to", dest="to_stage", metavar="STAGE", help="the last stage to run")
+    run.set_defaults(command=_run)
+
+    check = _command(
+        commands,
+        "check",
+        "every mistake in a recipe at once; no weights, no GPU",
+        "  tuning check my.yaml\n  tuning check my.yaml use=commercial --json",
+    )
+    check.add_argument("recipe", help=RECIPE)
+    check.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES)
+    check.add_argument("--json", action="store_true", help="problems and warnings as JSON on standard output")
+    check.set_defaults(command=_check)
+
+    preview = _command(
+        commands,
+        "preview",
+        "what the model will be trained on, token by token",
+        "  tuning preview quickstart\n  tuning preview my.yaml --rows 5 --html preview.html",
+    )
+    preview.add_argument("recipe", help=RECIPE)
+    preview.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES)
+    preview.add_argument("--rows", type=int, default=2, metavar="N", help="rows shown of each source (default 2)")
+    preview.add_argument("--html", metavar="FILE", help="also write a self-contained page")
+    preview.set_defaults(command=_preview)
+
+    data = _command(
+        commands,
+        "data",
+        "raw public data becomes checked rows",
+        "  tuning data list\n"
+        "  tuning data build dolly --input databricks-dolly-15k.jsonl --output data/dolly\n"
+        "  tuning data build oasst --input trees.jsonl.gz --output data/oasst leaf_policy=all\n"
+        "  tuning data report data/dolly data/oasst",
+    )
+    actions = data.add_subparsers(title="commands", metavar="")
+    build = _command(
+        actions,
+        "build",
+        "rows and manifest from raw files",
+        "  tuning data build files --input faq.csv --output data/faq --source own-faq\n"
+        "  tuning data build files --input chats.jsonl --output data/chats --on-bad-row quarantine",
+    )
+    build.add_argument("name", help="a builder: see `tuning data list`")
+    build.add_argument("options", nargs="*", metavar="option=value", help="the builder's own options")
+    build.add_argument("--input", nargs="+", required=True, metavar="FILE", help="raw files")
+    build.add_argument("--output", required=True, metavar="DIR", help="folder for data.jsonl and manifest.json")
+    build.add_argument("--source", help="name of the rows' source (default: the builder's name)")
+    build.add_argument("--on-bad-row", choices=("strict", "quarantine"), default="strict", help="default: strict")
+    build.add_argument("--licence", help="licence id, where the builder does not know it")
+    build.add_argument("--language", help="language code (ja, en), where the builder does not know it")
+    build.set_defaults(command=_data_build)
+    listing = _command(actions, "list", "every builder, its source, licence and file", "  tuning data list --json")
+    listing.add_argument("--json", action="store_true", help="as JSON")
+    listing.set_defaults(command=_data_list)
+    report = _command(
+        actions, "report", "counts, languages and licences of built datasets", "  tuning data report runs/quickstart/data/*"
+    )
+    report.add_argument("folders", nargs="+", metavar="DIR", help="built datasets")
+    report.add_argument("--json", action="store_true", help="as JSON")
+    report.set_defaults(command=_data_report)
+
+    chat = _command(
+        commands,
+        "chat",
+        "talk to a model, in the template it was trained with",
+        "  tuning chat runs/quickstart/release\n"
+        '  echo "What is the capital of Japan?" | tuning chat runs/quickstart/release',
+    )
+    chat.add_argument("model", help="folder or hub id of a chat model")
+    chat.add_argument("--system", help="a system message")
+    chat.add_argument("--max-new-tokens", type=int, default=512, metavar="N", help="limit of an answer (default 512)")
+    chat.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 (default) is greedy")
+    chat.add_argument("--seed", type=int, default=0, help="of sampling (default 0)")
+    chat.set_defaults(command=_chat)
+    for group in (data,):
+        group.set_defaults(command=lambda arguments, group=group: group.print_help())
+    return top
+
+
+def _parser(make: Any, **options: Any) -> argparse.ArgumentParser:
+    return make(formatter_class=argparse.RawDescriptionHelpFormatter, **options)  # type: ignore[no-any-return]
+
+
+def _command(commands: Any, name: str, summary: str, examples: str) -> argparse.ArgumentParser:
+    return commands.add_parser(  # type: ignore[no-any-return]
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from tuning.pipeline import run
+
+    run(_recipe(arguments), from_stage=arguments.from_stage, to_stage=arguments.to_stage)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from tuning.config import RecipeError
+    from tuning.pipeline import check, stages_of
+
+    try:
+        recipe = _recipe(arguments, warn=False)
+        problems, warnings = check(recipe), recipe.warnings
+    except RecipeError as error:
+        problems, warnings = error.problems, []
+    if arguments.json:
+        keys = ("file", "line", "column", "key", "message", "suggestion")
+        found = {
+            name: [{key: getattr(item, key) for key in keys} for item in items]
+            for name, items in (("problems", problems), ("warnings", warnings))
+        }
+        print(json.dumps(found, ensure_ascii=False, indent=2))
+    else:
+        for warning in warnings:
+            print(f"{warning} (warning)", file=sys.stderr)
+        for problem in problems:
+            print(problem, file=sys.stderr)
+        if not problems:
+            print(f"{recipe.name}: no mistake found; stages: {', '.join(stages_of(recipe))}")
+    return WRONG_INPUT if problems else DONE
+
+
+def _preview(arguments: argparse.Namespace) -> None:
+    from tuning.pipeline import preview
+
+    preview(_recipe(arguments), rows=arguments.rows, html=Path(arguments.html) if arguments.html else None)
+
+
+def _data_build(arguments: argparse.Namespace) -> None:
+    from data_builders import build
+
+    options: dict[str, Any] = {}
+    for text in arguments.options:
+        name, equals, value = text.partition("=")
+        if not equals:
+            from data_builders import BuilderError
+
+            raise BuilderError(f"{text!r}: an option is given as name=value")
+        options[name] = value.split(",") if "," in value else value
+    manifest = build(
+        arguments.name,
+        arguments.input,
+        arguments.output,
+        source=arguments.source,
+        on_bad_row=arguments.on_bad_row,
+        licence=arguments.licence,
+        language=arguments.language,
+        **options,
+    )
+    for note in [*manifest["detected"], *manifest["notes"]]:
+        print(note if isinstance(note, str) else json.dumps(note, ensure_ascii=False))
+    dropped = ", ".join(f"{code} {count}" for code, count in manifest["rows_dropped"].items()) or "none"
+    print(f"{manifest['rows_in']} rows in, {manifest['rows_kept']} kept, dropped: {dropped}")
+    print(f"written: {arguments.output}")
+
+
+def _data_list(arguments: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from data_builders import builders
+
+    if arguments.json:
+        listing = {name: asdict(info) for name, info in builders().items()}
+        print(json.dumps(listing, ensure_ascii=False, indent=2, default=str))
+        return
+    for name, info in builders().items():
+        print(f"{name}: {info.description}\n    source   {info.upstream}\n    licence  {info.licence}")
+        if info.use_restrictions:
+            print(f"    terms    {'; '.join(info.use_restrictions)}")
+        print(f"    file     {info.wanted}")
+        for option in info.options:
+            print(f"    option   {option.name}={'|'.join(option.accepted) if option.accepted else '...'}")
+
+
+def _data_report(arguments: argparse.Namespace) -> None:
+    from tuning.data_report import report_text, reports
+
+    found = reports(arguments.folders)
+    print(json.dumps(found, ensure_ascii=False, indent=2) if arguments.json else report_text(found))
+
+
+def _chat(arguments: argparse.Namespace) -> None:
+    from tuning.talk import talk
+
+    talk(
+        arguments.model,
+        system=arguments.system,
+        max_new_tokens=arguments.max_new_tokens,
+        temperature=arguments.temperature,
+        seed=arguments.seed,
+    )
+
+
+def _recipe(arguments: argparse.Namespace, warn: bool = True) -> Any:
+    from tuning.config import load_recipe
+
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    for warning in recipe.warnings if warn else ():
+        print(f"{warning} (warning)", file=sys.stderr)
+    return recipe
+
+
+if __name__ == "__main__":
+    sys.exit(main())
