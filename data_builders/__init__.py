@@ -50,20 +50,25 @@ def build(
     if on_bad_row not in ON_BAD_ROW:
         near = did_you_mean(str(on_bad_row), ON_BAD_ROW)
         raise BuilderError(
-            "bad_option", f"on_bad_row: saw {on_bad_row!r}{near}; accepted: {', '.join(ON_BAD_ROW)}"
+            f"on_bad_row: saw {on_bad_row!r}{near}; accepted: {', '.join(ON_BAD_ROW)}", code="bad_option"
         )
     for key, text in (("source", source), ("licence", licence), ("language", language)):
         if text is not None and (not isinstance(text, str) or not text.strip()):
-            raise BuilderError("bad_option", f"{key}: saw {text!r}; accepted: text")
+            raise BuilderError(f"{key}: saw {text!r}; accepted: text", code="bad_option")
     paths = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     if not paths:
-        raise BuilderError("no_input", f"{name}: no input; wanted: {info.wanted}")
+        raise BuilderError(f"{name}: no input; wanted: {info.wanted}", code="no_input")
     if Path(output).exists() and not Path(output).is_dir():
-        raise BuilderError("bad_output", f"{output}: is a file; accepted: a folder, or a name for a new one")
-    files = [open_input(path) for path in paths]
-    if any(item.path.resolve() == (Path(output) / DATA).resolve() for item in files):
         raise BuilderError(
-            "bad_output", f"{output}: would overwrite its own input {DATA}; choose another folder"
+            f"{output}: is a file; accepted: a folder, or a name for a new one", code="bad_output"
+        )
+    files = [open_input(path) for path in paths]
+    resolved = [item.path.resolve() for item in files]
+    if twice := [path for path in resolved if resolved.count(path) > 1]:
+        raise BuilderError(f"{twice[0]}: given twice; accepted: each file once", code="bad_input")
+    if (Path(output) / DATA).resolve() in resolved:
+        raise BuilderError(
+            f"{output}: would overwrite its own input {DATA}; choose another folder", code="bad_output"
         )
     with staging(output) as folder:
         dataset = Dataset(folder, source or info.name, on_bad_row, language)
@@ -101,6 +106,6 @@ def _module(name: str) -> Any:
     if name not in NAMES:
         near = did_you_mean(str(name), NAMES)
         raise BuilderError(
-            "unknown_builder", f"{name!r} is not a builder{near}; builders: {', '.join(NAMES)}"
+            f"{name!r} is not a builder{near}; builders: {', '.join(NAMES)}", code="unknown_builder"
         )
     return importlib.import_module(f"data_builders.{name}")

@@ -64,7 +64,7 @@ def convert(inputs: Sequence[Input], dataset: Dataset, options: Mapping[str, Any
         if len(dataset.kinds) > 1:
             here = "preference pairs" if before == {"conversation"} else "conversations"
             said = f"{item.path}: holds {here}, unlike the files before it; give it a source of its own"
-            raise BuilderError("mixed_kinds", said)
+            raise BuilderError(said, code="mixed_kinds")
 
 
 class _File:

@@ -57,7 +57,7 @@ def fitting_form(fields: Sequence[Any], where: str) -> Form | None:
     if len(fitting) > 1:
         names = " or ".join(form.name for form in fitting)
         said = f"{where}: fields {', '.join(map(str, fields))} fit {names}; say which with the option form"
-        raise BuilderError("ambiguous_form", said)
+        raise BuilderError(said, code="ambiguous_form")
     return fitting[0] if fitting else None
 
 
@@ -75,7 +75,7 @@ def no_form(fields: Sequence[Any], where: str) -> BuilderError:
     forms = "; ".join(f"{form.name} ({', '.join(form.required)})" for form in FORMS.values())
     seen = f"fields {', '.join(present)[:300]} fit no form"
     return BuilderError(
-        "unknown_form", f"{where}: {seen}; {nearest.name} would need {missing}. Accepted forms: {forms}"
+        f"{where}: {seen}; {nearest.name} would need {missing}. Accepted forms: {forms}", code="unknown_form"
     )
 
 

@@ -49,8 +49,8 @@ def checked_options(info: BuilderInfo, given: Mapping[str, Any]) -> dict[str, An
         if name not in known:
             options = f"options: {', '.join(known)}" if known else "it has no options"
             raise BuilderError(
-                "unknown_option",
                 f"{info.name}.{name}: not an option of this builder{did_you_mean(name, known)}; {options}",
+                code="unknown_option",
             )
     values = {name: given.get(name, option.default) for name, option in known.items()}
     for name, value in values.items():
@@ -60,7 +60,7 @@ def checked_options(info: BuilderInfo, given: Mapping[str, Any]) -> dict[str, An
         elif value not in accepted:
             near = did_you_mean(str(value), accepted)
             raise BuilderError(
-                "bad_option", f"{info.name}.{name}: saw {value!r}{near}; accepted: {', '.join(accepted)}"
+                f"{info.name}.{name}: saw {value!r}{near}; accepted: {', '.join(accepted)}", code="bad_option"
             )
     return values
 
@@ -74,7 +74,7 @@ def _texts(where: str, value: Any) -> list[str] | None:
         or not all(isinstance(item, str) for item in value)
     ):
         raise BuilderError(
-            "bad_option", f"{where}: saw {value!r}; accepted: a list of texts, such as [ja, en]"
+            f"{where}: saw {value!r}; accepted: a list of texts, such as [ja, en]", code="bad_option"
         )
     return list(value)
 

@@ -17,6 +17,9 @@ from data_builders.lines import UNREADABLE, BuilderError, Cut, RawRow, as_raw, d
 from tuning.schema import RowFault
 
 MARK = b"\xef\xbb\xbf"
+SPACE = re.compile(r"[ \t\r\n]*")
+UNDECODABLE = RowFault("invalid_utf8", UNREADABLE, "undecodable bytes", "UTF-8 text")
+NEXT_OBJECT = re.compile(r",[ \t\r\n]*(?=\{)")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -75,8 +78,8 @@ def json_lines(path: Path) -> Iterator[RawRow]:
             continue
         if is_first_row and row.fault and data.removeprefix(MARK).strip() == b"[":
             raise BuilderError(
-                "json_array_in_jsonl",
                 f"{path}:{line}: an array of rows, not one row a line; name the file .json",
+                code="json_array_in_jsonl",
             )
         is_first_row = False
         yield row
@@ -105,8 +108,8 @@ def json_array_or_lines(path: Path) -> Iterator[RawRow]:
         return
     if start[:1] == b"{" and b"\n" in start.rstrip() and _is_one_value(start):
         raise BuilderError(
-            "one_json_object",
             f"{path}: one object over several lines; accepted: an array of rows, or one row a line",
+            code="one_json_object",
         )
     yield from json_lines(path)
 
@@ -145,17 +148,14 @@ class _Array:
             self.at = _skip_space(self.text, self.at + 1) if is_open else self.at
         if self.at >= len(self.text):
             if not self.is_lost:
-                yield self._bad(
-                    "",
-                    self.cut or RowFault("truncated", UNREADABLE, "the array has no end", "a complete file"),
-                )
+                no_end = RowFault("truncated", UNREADABLE, "the array has no end", "a complete file")
+                yield self._bad("", self.cut or no_end)
             return
         behind = self.text[self.at + 1 :].strip()
         if behind:
             self.number += 1
-            yield self._bad(
-                behind, RowFault("invalid_json", UNREADABLE, "text behind the array", "nothing behind ]")
-            )
+            fault = RowFault("invalid_json", UNREADABLE, "text behind the array", "nothing behind ]")
+            yield self._bad(behind, fault)
 
     def _element(self) -> RawRow:
         """The row at `at`, which moves to the comma or bracket behind it, or to the end of the text."""
@@ -171,9 +171,7 @@ class _Array:
             return self._bad(self.text[start:comma], fault, move_to=comma)
         raw = self.text[start:end]
         if _has_surrogates(raw):
-            return self._bad(
-                raw, RowFault("invalid_utf8", UNREADABLE, "undecodable bytes", "UTF-8 text"), move_to=end
-            )
+            return self._bad(raw, UNDECODABLE, move_to=end)
         if isinstance(value, dict):
             self.keys = set(value)
         row = RawRow(self.file, self._line_of(start), value, raw, self.number)
@@ -182,15 +180,13 @@ class _Array:
 
     def _bad(self, raw: str, fault: RowFault, move_to: int | None = None) -> RawRow:
         if _has_surrogates(raw) and fault.code != "truncated":
-            fault = RowFault("invalid_utf8", UNREADABLE, "undecodable bytes", "UTF-8 text")
+            fault = UNDECODABLE
         seen = f"{fault.seen} (element {self.number} of the array)"
+        fault = RowFault(fault.code, fault.where, seen, fault.accepted)
         line = self._line_of(min(self.at, len(self.text)))
         self.at = self.at if move_to is None else _skip_space(self.text, move_to)
         data = as_raw(raw.rstrip().encode("utf-8", errors="surrogateescape"))
-        number = max(self.number, 1)
-        return RawRow(
-            self.file, line, None, data, number, RowFault(fault.code, fault.where, seen, fault.accepted)
-        )
+        return RawRow(self.file, line, None, data, self.number, fault)
 
     def _line_of(self, at: int) -> int:
         self.line, self.counted = self.line + self.text.count("\n", self.counted, at), at
@@ -199,7 +195,7 @@ class _Array:
     def _next_comma(self, broken: int) -> int | None:
         """The comma in front of the next readable sibling of a broken element."""
         column = _column(self.text, broken)
-        for match in _COMMA.finditer(self.text, broken):
+        for match in NEXT_OBJECT.finditer(self.text, broken):
             at = match.end()
             if column is not None and _column(self.text, at) != column:
                 continue
@@ -210,10 +206,6 @@ class _Array:
             if column is not None or (self.keys and set(value) == self.keys):
                 return match.start()
         return None
-
-
-_SPACE = re.compile(r"[ \t\r\n]*")
-_COMMA = re.compile(r",[ \t\r\n]*(?=\{)")
 
 
 def _sibling_at(text: str, at: int) -> tuple[Any, int]:
@@ -227,7 +219,7 @@ def _sibling_at(text: str, at: int) -> tuple[Any, int]:
 
 
 def _skip_space(text: str, at: int) -> int:
-    match = _SPACE.match(text, at)
+    match = SPACE.match(text, at)
     return match.end() if match else at
 
 

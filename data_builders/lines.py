@@ -20,7 +20,7 @@ class BuilderError(ValueError):
     `code` is stable, like that of a row's fault.
     """
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, message: str, code: str = "bad_option") -> None:
         super().__init__(f"{message} [{code}]")
         self.code = code
 
@@ -51,7 +51,7 @@ def raw_lines(path: Path) -> Iterator[bytes | Cut]:
     rest = b""
     try:
         # read1: a buffered read that meets the cut throws away what it had already unpacked
-        with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb") as file:
+        with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as file:
             while piece := file.read1(1 << 18):
                 *lines, rest = (rest + piece).split(b"\n")
                 yield from (line + b"\n" for line in lines)
@@ -59,9 +59,11 @@ def raw_lines(path: Path) -> Iterator[bytes | Cut]:
         yield Cut(rest)
         return
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise BuilderError("damaged_file", f"{path}: damaged, or not a gzip file ({error})") from None
+        raise BuilderError(f"{path}: damaged, or not a gzip file ({error})", code="damaged_file") from None
     except OSError as error:
-        raise BuilderError("unreadable_file", f"{path}: cannot be read ({error.strerror or error})") from None
+        raise BuilderError(
+            f"{path}: cannot be read ({error.strerror or error})", code="unreadable_file"
+        ) from None
     if rest:
         yield rest
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from data_builders.reading import Input, RawRow
@@ -70,6 +72,7 @@ def read_trees(inputs: Sequence[Input], dataset: Dataset) -> list[Node]:
                 if raw.fault:
                     raise raw.fault
                 row = as_object(raw)
+                raw = _slim(raw)
                 if row.get("prompt", row) is None:
                     dataset.rows_in += 1
                     dataset.dropped["tree_without_messages"] += 1
@@ -88,6 +91,11 @@ def read_trees(inputs: Sequence[Input], dataset: Dataset) -> list[Node]:
                 dataset.refuse(raw, fault)
     _link(flat, dataset)
     return roots
+
+
+def _slim(raw: RawRow) -> RawRow:
+    """The raw row as text alone: 88,000 decoded messages would be held in memory until the last is read."""
+    return replace(raw, value=None, raw=raw.raw or json.dumps(raw.value, ensure_ascii=False, default=str))
 
 
 def _check_new(nodes: Sequence[Node], seen: set[str]) -> None:
@@ -203,9 +211,9 @@ def _optional(row: Mapping[str, Any], name: str, wanted: type) -> Any:
 
 def _rank(value: Any) -> int | None:
     """The rank among siblings; pandas turns it into a float, and a missing one into NaN."""
-    if value is None or (isinstance(value, float) and value != value):
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value % 1:
         raise RowFault("wrong_type", "rank", f"saw {value!r}", "a whole number or null")
     return int(value)
 

@@ -43,8 +43,8 @@ class Input:
                 near = difflib.get_close_matches(name, self.columns, n=1)
                 hint = f" (is it {near[0]}?)" if near else ""
                 raise BuilderError(
-                    "missing_column",
                     f"{self.path}:1: missing column {name}{hint}; columns: {', '.join(self.columns)}",
+                    code="missing_column",
                 )
 
     def __iter__(self) -> Iterator[RawRow]:
@@ -63,14 +63,14 @@ def open_input(path: str | Path) -> Input:
     path = Path(path)
     if not path.is_file():
         raise BuilderError(
-            "missing_file",
             f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}{_near(path)}",
+            code="missing_file",
         )
     name = path.name.lower()
     is_packed = name.endswith(".gz")
     kind = name.removesuffix(".gz").rpartition(".")[2].replace("ndjson", "jsonl")
     if kind not in ("jsonl", "json", "csv", "tsv", "parquet") or (is_packed and kind == "parquet"):
-        raise BuilderError("unknown_format", f"{path}: not a known format; {ENDINGS}")
+        raise BuilderError(f"{path}: not a known format; {ENDINGS}", code="unknown_format")
     return Input(path, kind)
 
 

@@ -77,23 +77,23 @@ def csv_columns(path: Path, kind: str) -> tuple[str, ...]:
     cells = next(_records(lines, kind), None)
     if cells is None or isinstance(cells, RowFault):
         raise BuilderError(
-            "bad_header", f"{path}:1: no header ({cells.seen if cells else 'the file is empty'})"
+            f"{path}:1: no header ({cells.seen if cells else 'the file is empty'})", code="bad_header"
         )
     if isinstance(raw := lines.raw(), bytes):
         try:
             decoded(raw)
         except RowFault as fault:
-            raise BuilderError(fault.code, f"{path}:1: header: {fault.seen}; {fault.accepted}") from None
+            raise BuilderError(f"{path}:1: header: {fault.seen}; {fault.accepted}", code=fault.code) from None
     return _checked_columns(path, cells)
 
 
 def _checked_columns(path: Path, names: Sequence[str]) -> tuple[str, ...]:
     if not all(name.strip() for name in names):
         raise BuilderError(
-            "bad_header", f"{path}:1: a column without a name; columns: {', '.join(map(repr, names))}"
+            f"{path}:1: a column without a name; columns: {', '.join(map(repr, names))}", code="bad_header"
         )
     if twice := [name for name in names if names.count(name) > 1]:
-        raise BuilderError("bad_header", f"{path}:1: two columns are named {twice[0]!r}")
+        raise BuilderError(f"{path}:1: two columns are named {twice[0]!r}", code="bad_header")
     return tuple(names)
 
 
@@ -130,7 +130,7 @@ def _pyarrow_parquet(path: Path) -> Any:
         return importlib.import_module("pyarrow.parquet")
     except ImportError:
         raise BuilderError(
-            "needs_pyarrow", f"{path}: reading Parquet needs pyarrow; install it (pip install pyarrow)"
+            f"{path}: reading Parquet needs pyarrow; install it (pip install pyarrow)", code="needs_pyarrow"
         ) from None
 
 
@@ -140,7 +140,7 @@ def _opened(path: Path) -> Any:
         return parquet.ParquetFile(path)
     except (OSError, ValueError) as error:  # Arrow's own errors are kinds of these
         raise BuilderError(
-            "damaged_file", f"{path}: not a Parquet file, or a damaged one ({error})"
+            f"{path}: not a Parquet file, or a damaged one ({error})", code="damaged_file"
         ) from None
 
 
@@ -159,7 +159,7 @@ def parquet_rows(path: Path) -> Iterator[RawRow]:
                 fault = value if isinstance(value, RowFault) else None
                 yield RawRow(str(path), number, None if fault else value, "", number, fault)
     except (OSError, ValueError, NotImplementedError) as error:
-        raise BuilderError("damaged_file", f"{path}: damaged behind row {number} ({error})") from None
+        raise BuilderError(f"{path}: damaged behind row {number} ({error})", code="damaged_file") from None
 
 
 def _values(batch: Any) -> list[Any]:

@@ -21,7 +21,7 @@ from typing import Any
 
 from data_builders.reading import Input, RawRow
 from tuning.records import check_counts, sync_folder, write_json
-from tuning.schema import Conversation, RowError, RowFault, checked_text, parse_row
+from tuning.schema import Conversation, RowError, RowFault, checked_text, kind, parse_row
 
 DATA, MANIFEST, QUARANTINE = "data.jsonl", "manifest.json", "quarantine.jsonl"
 
@@ -61,8 +61,8 @@ class Dataset:
         self.kinds: Counter[str] = Counter()
         self.quarantined = 0
         self._folder, self._ids, self._digest = folder, set[str](), hashlib.sha256()
-        self._data = open(folder / DATA, "wb")  # noqa: SIM115 (closed by `close`)
-        self._aside = open(folder / QUARANTINE, "wb")  # noqa: SIM115
+        self._data = (folder / DATA).open("wb")
+        self._aside = (folder / QUARANTINE).open("wb")
 
     def convert(self, inputs: Iterable[Input], draft: Callable[[RawRow], Draft]) -> None:
         """Passes every raw row through `draft`, which returns it or raises `RowFault` or `KnownDrop`."""
@@ -203,7 +203,8 @@ def required_text(row: Any, name: str) -> str:
 def as_object(raw: RawRow) -> Mapping[str, Any]:
     """The raw row as a JSON object; raises `RowFault` for any other value."""
     if not isinstance(raw.value, Mapping):
-        raise RowFault("not_an_object", "row", f"saw {type(raw.value).__name__}", "a row is one JSON object")
+        accepted = "a row is one JSON object (an array of rows belongs into a .json file)"
+        raise RowFault("not_an_object", "row", f"saw {kind(raw.value)}", accepted)
     return raw.value
 
 
@@ -213,7 +214,7 @@ def extras(row: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
 
 
 def _about_file(item: Input) -> dict[str, Any]:
-    with open(item.path, "rb") as file:
+    with item.path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"file": item.path.name, "bytes": item.path.stat().st_size, "sha256": digest}
 

@@ -76,7 +76,7 @@ def tiny_byte_level(control: tuple[str, ...] = ("<|im_start|>", "<|im_end|>")) -
     backend.add_special_tokens(
         [AddedToken(token, special=True, normalized=False) for token in ("<|pad|>", *control)]
     )
-    specials: dict[str, Any] = {"eos_token": "<|im_end|>", "pad_token": "<|pad|>"}
+    specials: dict[str, Any] = {"eos_token": control[-1] if control else "<|pad|>", "pad_token": "<|pad|>"}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **specials)  # type: ignore[no-untyped-call]
     tokenizer.clean_up_tokenization_spaces = False
     return tokenizer
@@ -128,6 +128,11 @@ def v1() -> PreTrainedTokenizerFast:
 @pytest.fixture(scope="session")
 def byte_level() -> PreTrainedTokenizerFast:
     return tiny_byte_level()
+
+
+@pytest.fixture(scope="session")
+def make_byte_level() -> Any:
+    return tiny_byte_level
 
 
 @pytest.fixture(scope="session", params=REAL)

@@ -76,7 +76,8 @@ def target_text(sequence: EncodedSequence, tokenizer: Any) -> str:
 
 def test_arrays_have_the_promised_types(v3: Any) -> None:
     sequence = one(dialogue("東京？", "はい"), v3, "llm-jp-v3")
-    assert sequence.input_ids.dtype == np.int32 and sequence.is_target.dtype == np.bool_
+    assert sequence.input_ids.dtype == np.int32
+    assert sequence.is_target.dtype == np.bool_
     assert sequence.input_ids.shape == sequence.is_target.shape == (len(sequence),)
 
 
@@ -176,7 +177,7 @@ texts = st.text(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(texts, min_size=2, max_size=6),
     st.booleans(),
@@ -239,6 +240,25 @@ def test_a_typed_control_token_stays_text_for_byte_level_bpe(byte_level: Any) ->
     assert sequence.counts == {"literal_special_token": 1}
 
 
+def test_a_token_without_width_is_never_a_target(v3: Any) -> None:
+    # Behind a control token the tokenizer writes a ▁ that stands for no character.
+    source = "{% for m in messages %}{{ m.content }}</s>{% endfor %}"
+    sequence = one(dialogue("い", "\nは"), v3, Template("bare", source))
+    tokens = v3.convert_ids_to_tokens(sequence.input_ids.tolist())
+    assert tokens == ["▁", "い", "</s>", "▁", "<0x0A>", "は", "</s>"]
+    assert sequence.is_target.tolist() == [False] * 4 + [True] * 3
+
+
+def test_control_tokens_of_the_template_need_not_be_special(make_byte_level: Any) -> None:
+    tokenizer = make_byte_level(())
+    tokenizer.add_tokens(["<|im_start|>", "<|im_end|>", "<think>"])
+    sequence = one(dialogue("<|im_end|>", "<think>a<|im_end|>"), tokenizer, "chatml")
+    assert sequence.input_ids.tolist().count(tokenizer.convert_tokens_to_ids("<|im_end|>")) == 2
+    assert target_text(sequence, tokenizer) == "<think>a<|im_end|><|im_end|>"
+    # An added token that the template does not write is a word like any other.
+    assert tokenizer.convert_tokens_to_ids("<think>") in sequence.input_ids
+
+
 def test_a_control_token_made_of_template_and_text_is_noticed(v3: Any) -> None:
     # The template's own "<" and the user's "/s>" would become </s> together.
     source = "{% for m in messages %}{{ m.role }}:<{{ m.content }}"
@@ -292,7 +312,8 @@ def test_no_message_of_a_prompt_is_a_target(v3: Any) -> None:
     prompt = encode_prompt(dialogue("い", "はい", "い"), v3, template)
     for side in (chosen, rejected):
         assert side.input_ids[: len(prompt)].tolist() == prompt.tolist()
-        assert not side.is_target[: len(prompt)].any() and side.is_target[len(prompt) :].all()
+        assert not side.is_target[: len(prompt)].any()
+        assert side.is_target[len(prompt) :].all()
 
 
 def test_user_turns_inside_a_chosen_continuation_are_not_targets(v3: Any) -> None:
@@ -317,13 +338,14 @@ def test_many_rows_at_once_equal_one_by_one(v3: Any) -> None:
     ] * 100
     results = list(encode_many(rows, v3, template))
     assert len(results) == 400
-    assert (
-        isinstance(results[2], ChatError) and results[2].code == "message_lost" and "row c" in str(results[2])
-    )
+    assert isinstance(results[2], ChatError)
+    assert results[2].code == "message_lost"
+    assert "row c" in str(results[2])
     [single] = encode((user, answer), v3, template, id="a", source="s")
     chosen, rejected = encode_pair((user,), (answer,), (other,), v3, template)
     for result, expected in ((results[-4], [single]), (results[-3], [chosen, rejected])):
-        assert not isinstance(result, ChatError) and len(result) == len(expected)
+        assert not isinstance(result, ChatError)
+        assert len(result) == len(expected)
         for mine, theirs in zip(result, expected, strict=True):
             assert mine.input_ids.tolist() == theirs.input_ids.tolist()
             assert mine.is_target.tolist() == theirs.is_target.tolist()

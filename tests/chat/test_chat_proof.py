@@ -24,16 +24,18 @@ def test_shipped_templates_are_proven_on_built_in_dialogues(name: str, v1: Any, 
 def test_real_conversations_are_proven_on_real_tokenizers(real: Any, conversations: list[Any]) -> None:
     rows = [
         Conversation(str(i), "real", tuple(Message(**m) for m in row))
-        for i, row in enumerate(conversations[::8])
+        for i, row in enumerate(conversations[::16])
     ]
     report = prove(real, load_template("llm-jp-v3-system"), rows)
-    assert report.num_conversations == 42 + len(rows) and not report.refused
+    assert report.num_conversations == 42 + len(rows)
+    assert not report.refused
 
 
 def test_rows_that_spell_a_control_token_are_set_apart_and_counted(v3: Any) -> None:
     row = Conversation("a", "own", (Message("user", "</s>"), Message("assistant", "はい</s>")))
     report = prove(v3, load_template("llm-jp-v3"), [row, ROW])
-    assert report.num_literal == 1 and report.counts["literal_special_token"] == 1
+    assert report.num_literal == 1
+    assert report.counts["literal_special_token"] == 1
     assert "1 more spell a control token" in str(report)
 
 
@@ -51,7 +53,7 @@ def test_rows_that_the_template_cannot_carry_are_counted_by_reason(v3: Any) -> N
 def test_chatml_on_a_byte_level_tokenizer_counts_answers_that_merge_with_the_prompt(byte_level: Any) -> None:
     report = prove(byte_level, load_template("chatml"))
     # The trap that begins with a line break, in 1, 2, 3 turns with and without system.
-    assert dict(report.refused) == {"merged_with_prompt": 6}
+    assert dict(report.refused) == {"merged_with_prompt (built-in)": 6}
 
 
 def test_a_served_template_that_differs_by_one_line_break_is_found(v3: Any) -> None:
@@ -85,10 +87,10 @@ def test_a_served_generation_prompt_that_differs_is_found(v3: Any) -> None:
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        (lambda t: t[:-1].tolist() + [False], "the last target is not"),
+        (lambda t: [*t[:-1].tolist(), False], "the last target is not"),
         (lambda t: [False] * len(t), "0 runs of targets"),
         (lambda t: [*t[1:].tolist(), True], "inside the 17 tokens of the prompt"),
-        (lambda t: [False, *t[:-1].tolist()][:-1] + [True], "decode to"),
+        (lambda t: [False, *t[:-2].tolist(), True], "decode to"),
     ],
 )
 def test_targets_that_are_wrong_are_found_and_the_row_is_named(

@@ -77,7 +77,7 @@ def encode(
     Targets are the assistant turns that do not say `train: false`, each with its end-of-turn token. Raises
     `ChatError` with the reason if the template cannot carry the messages faithfully.
     """
-    [sequence] = _encode_rows(bind(tokenizer, template), [Named(id, source, [as_turns(messages)])])
+    [sequence] = _encode_rows(bind(tokenizer, template), [_Row(id, source, [as_turns(messages)])])
     return _or_raise(sequence)
 
 
@@ -92,7 +92,7 @@ def encode_pair(
     source: str = "",
 ) -> tuple[EncodedSequence, EncodedSequence]:
     """`prompt + chosen` and `prompt + rejected`. No message of the prompt is a target, whatever its role."""
-    row = Named(id, source, _sides(prompt, chosen, rejected))
+    row = _Row(id, source, _sides(prompt, chosen, rejected))
     [sequences] = _encode_rows(bind(tokenizer, template), [row])
     first, second = _or_raise(sequences)
     return first, second
@@ -121,7 +121,7 @@ def encode_many(
     The same as `encode` and `encode_pair` row by row, but many rows share one call of the tokenizer.
     """
     binding = bind(tokenizer, template)
-    waiting: list[Named] = []
+    waiting: list[_Row] = []
     for row in rows:
         waiting.append(_named(row))
         if len(waiting) == ROWS_AT_ONCE:
@@ -131,7 +131,7 @@ def encode_many(
 
 
 @dataclass
-class Named:
+class _Row:
     """A row on its way: the dialogues that it makes (a pair makes two), or why it makes none."""
 
     id: str
@@ -139,14 +139,14 @@ class Named:
     dialogues: list[list[Turn]] | ChatError
 
 
-def _named(row: Any) -> Named:
+def _named(row: Any) -> _Row:
     id, source = getattr(row, "id", ""), getattr(row, "source", "")
     try:
         if hasattr(row, "chosen"):
-            return Named(id, source, _sides(row.prompt, row.chosen, row.rejected))
-        return Named(id, source, [as_turns(getattr(row, "messages", row))])
+            return _Row(id, source, _sides(row.prompt, row.chosen, row.rejected))
+        return _Row(id, source, [as_turns(getattr(row, "messages", row))])
     except ChatError as error:
-        return Named(id, source, error)
+        return _Row(id, source, error)
 
 
 def _sides(prompt: Messages, chosen: Messages, rejected: Messages) -> list[list[Turn]]:
@@ -154,7 +154,7 @@ def _sides(prompt: Messages, chosen: Messages, rejected: Messages) -> list[list[
     return [asked + as_turns(chosen), asked + as_turns(rejected)]
 
 
-def _encode_rows(binding: Binding, rows: Sequence[Named]) -> list[list[EncodedSequence] | ChatError]:
+def _encode_rows(binding: Binding, rows: Sequence[_Row]) -> list[list[EncodedSequence] | ChatError]:
     rendered: list[Rendered] = []
     places: list[slice | ChatError] = []
     for row in rows:

@@ -59,7 +59,7 @@ class ProofReport:
     num_literal: int = 0
     """Conversations whose text spells a control token: their ids differ from the served ones on purpose."""
     refused: Counter[str] = field(default_factory=Counter)
-    """Conversations that the template cannot carry, by `ChatError.code`."""
+    """Conversations that the template cannot carry, by `ChatError.code`; built-in ones say so."""
     counts: Counter[str] = field(default_factory=Counter)
     """Sum of the sequences' own counts (`system_replaced`, ...)."""
 
@@ -106,7 +106,8 @@ def prove(
             is_needed = row_id.startswith("built-in: plain") and error.code != "template_refuses"
             if is_needed or row_id.startswith("built-in: plain,"):
                 raise
-            report.refused[error.code] += 1
+            suffix = " (built-in)" if row_id.startswith("built-in:") else ""
+            report.refused[error.code + suffix] += 1
             continue
         _prove_one(row_id, as_turns(messages), sequence, binding, tokenizer, served, report)
     return report

@@ -62,7 +62,7 @@ def as_turns(messages: Sequence[Message | Mapping[str, Any]]) -> list[Turn]:
 
 
 def _as_turn(message: Message | Mapping[str, Any], where: str) -> Turn:
-    row: Mapping[str, Any] = message if isinstance(message, Mapping) else vars(message)
+    row = message if isinstance(message, Mapping) else {key: getattr(message, key) for key in _MESSAGE_KEYS}
     for key in row:
         if key not in _MESSAGE_KEYS:
             known = ", ".join(_MESSAGE_KEYS)
@@ -196,8 +196,8 @@ class Binding:
             raise ChatError(
                 "no_end_token",
                 f"template {self.template.name!r} ends an assistant turn with {seen!r}, which holds no "
-                "control token of this tokenizer: the model could not learn to stop. Take a template that ends "
-                f"turns with {self.tokenizer.eos_token!r}, or add the token and its embedding",
+                "control token of this tokenizer: the model could not learn to stop. Take a template that "
+                f"ends turns with {self.tokenizer.eos_token!r}, or add the token and its embedding",
             )
         return match
 

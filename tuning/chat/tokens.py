@@ -42,6 +42,7 @@ class Tokens:
         self.unknown_id = binding.tokenizer.unk_token_id
         self._added = binding.tokenizer.added_tokens_decoder
         self._twin: Tokenizer | None = None
+        self._real_id_of: dict[int, int] = {}
         # Such a post-processor takes white space out of the offsets, and a line break would have no width
         # at all.
         self._untrimmed = self._copy() if "trim_offsets=True" in repr(backend.post_processor) else None
@@ -84,7 +85,8 @@ class Tokens:
             until = len(row.text[:start].rstrip()) if token is not None and token.lstrip else start
             if until > position:
                 piece = self.twin.encode(row.text[position:until], add_special_tokens=False)
-                piece_ids, piece_offsets = _arrays(piece.ids, piece.offsets)
+                real_ids = [self._real_id_of.get(twin_id, twin_id) for twin_id in piece.ids]
+                piece_ids, piece_offsets = _arrays(real_ids, piece.offsets)
                 ids.append(piece_ids)
                 offsets.append(piece_offsets + np.int32(position))
             position = end
@@ -125,6 +127,11 @@ class Tokens:
         """The tokenizer without its control tokens."""
         if self._twin is None:
             self._twin = self._copy(without_controls=True)
+            # Added tokens that remain move up where one before them is gone.
+            for token_id, token in self._added.items():
+                twin_id = self._twin.token_to_id(str(token))
+                if str(token) not in self.binding.control_ids and twin_id is not None:
+                    self._real_id_of[twin_id] = token_id
         return self._twin
 
     def _copy(self, *, without_controls: bool = False) -> Tokenizer:

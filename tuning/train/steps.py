@@ -59,7 +59,7 @@ class MicroBatch:
     """int64, (sequences,): index of each sequence's source in `sources`."""
     sources: tuple[str, ...]
     pair_weight: Tensor
-    """float32, (pairs,): divided by the total of the step; empty for SFT."""
+    """float64, (pairs,): divided by the total of the step; empty for SFT."""
 
     def to(self, device: torch.device | str) -> MicroBatch:
         return replace(
@@ -226,7 +226,7 @@ def _micro_batch(
         examples=examples,
         sequence_source=torch.tensor(owner, dtype=torch.int64),
         sources=sources,
-        pair_weight=torch.tensor(weights, dtype=torch.float32),
+        pair_weight=torch.tensor(weights, dtype=torch.float64),
     )
 
 

@@ -417,7 +417,7 @@ def preference_objective(
         sums = sequence_sums(log_probs, forest.target_sequence, forest.num_sequences)[: 2 * num_pairs]
         chosen, rejected = sums[0::2], sums[1::2]
         reference = [store.of(micro_batch.examples, side).to(sums.device) for side in (0, 1)]
-        weight = micro_batch.pair_weight.to(torch.float64)
+        weight = micro_batch.pair_weight
         loss = (weight * loss_per_pair(chosen, rejected, *reference, beta=beta, **options)).sum() + zero
         metrics = preference_metrics(chosen.detach(), rejected.detach(), *reference, beta=beta)
         return loss, {name: ((weight * values).sum(), weight.sum()) for name, values in metrics.items()}

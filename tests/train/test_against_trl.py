@@ -1,0 +1,117 @@
+"""Our loss and gradient norm are TRL's, step by step, on the same ids, targets, order, schedule, clipping and AdamW."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PreTrainedTokenizerBase, TrainerCallback
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+from tests.train.conftest import chats, llama, pair_examples, preferences, sft_examples
+from tests.train.running import order_of, train
+from tuning.model.adapters import attach_lora
+
+STEPS, ROWS, MICRO = 4, 12, 3
+
+COMMON: dict[str, Any] = {
+    "max_steps": STEPS,
+    "per_device_train_batch_size": MICRO,
+    "gradient_accumulation_steps": ROWS // MICRO,
+    "learning_rate": 1e-3,
+    "lr_scheduler_type": "cosine",
+    "max_grad_norm": 1.0,
+    "bf16": False,
+    "use_cpu": True,
+    "max_length": None,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": [],
+    "gradient_checkpointing": False,
+    "train_sampling_strategy": "sequential",
+    "disable_tqdm": True,
+}
+
+
+class Recorder(TrainerCallback):
+    def __init__(self) -> None:
+        self.lines: list[dict[str, float]] = []
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        if logs and "grad_norm" in logs:
+            self.lines.append(logs)
+
+
+def assert_equal_steps(ours: list[dict[str, Any]], theirs: list[dict[str, float]], *more: str) -> None:
+    """`more` are differences of float32 sums of about -100, hence an absolute tolerance."""
+    assert len(ours) == len(theirs) == STEPS
+    for our, their in zip(ours, theirs, strict=True):
+        for name in ("loss", "grad_norm", "learning_rate"):
+            assert our[name] == pytest.approx(their[name], rel=1e-5, abs=1e-9), (our["step"], name)
+        for name in more:
+            assert our[name] == pytest.approx(their[name], abs=3e-6), (our["step"], name)
+
+
+def test_sft_equals_trl(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    examples = sft_examples(chats(STEPS * ROWS), tokenizer)
+    ordered = [example for _, example in order_of(examples).epoch(0)]
+    rows = []
+    for example in ordered:
+        [sequence] = example.sequences
+        labels = [int(i) if t else -100 for i, t in zip(sequence.input_ids, sequence.is_target, strict=True)]
+        rows.append({"input_ids": sequence.input_ids.tolist(), "labels": labels})
+    recorder = Recorder()
+    trainer = SFTTrainer(
+        model=llama(len(tokenizer)),
+        args=SFTConfig(output_dir=str(tmp_path / "trl"), packing=False, shuffle_dataset=False, **COMMON),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        callbacks=[recorder],
+    )
+    trainer.train()
+    ours = train(llama(len(tokenizer)), examples, tmp_path / "ours", num_steps=STEPS, batch_rows=ROWS)
+    assert_equal_steps(ours, recorder.lines)
+    assert max(line["grad_norm"] for line in ours) > 1.0  # so that clipping is part of what is compared
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_dpo_equals_trl(adapter: bool, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    """With `adapter`, both start from the same saved LoRA, and the reference is the model without it."""
+    rows = preferences(STEPS * ROWS)
+    examples = pair_examples(rows, tokenizer)
+    numbers = [int(example.id.split("-")[1]) for _, example in order_of(examples).epoch(0)]
+    size = len(tokenizer)
+    if adapter:
+        saved = get_peft_model(llama(size), LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
+        torch.manual_seed(3)
+        for name, parameter in saved.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.02)
+        saved.save_pretrained(str(tmp_path / "adapter"))
+        policy: Any = PeftModel.from_pretrained(llama(size), str(tmp_path / "adapter"), is_trainable=True)
+        ours_policy: Any = attach_lora(llama(size), rank=4, alpha=8, start_from=tmp_path / "adapter")
+    else:
+        policy, ours_policy = llama(size), llama(size)
+    recorder = Recorder()
+    trainer = DPOTrainer(
+        model=policy,
+        ref_model=llama(size),
+        args=DPOConfig(output_dir=str(tmp_path / "trl"), beta=0.1, loss_type=["sigmoid"], **COMMON),
+        train_dataset=Dataset.from_list([rows[number] for number in numbers]),
+        processing_class=tokenizer,
+        callbacks=[recorder],
+    )
+    trainer.train()
+    ours = train(ours_policy, examples, tmp_path / "ours", num_steps=STEPS, batch_rows=ROWS, preference=True)
+    assert_equal_steps(ours, recorder.lines, "rewards/chosen", "rewards/rejected", "rewards/margins")
+    for our, their in list(zip(ours, recorder.lines, strict=True))[1:]:  # step 1 is all ties: half for us, none for TRL
+        assert our["rewards/accuracies"] == pytest.approx(their["rewards/accuracies"], abs=1e-6)
+    if adapter:
+        assert ours[0]["loss"] != pytest.approx(0.6931, abs=1e-5)  # the saved adapter already differs from the reference
+    else:
+        assert ours[0]["loss"] == pytest.approx(math.log(2), abs=1e-15)
