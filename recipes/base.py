@@ -1,7 +1,7 @@
 """`base: tiny`: a small Llama and its tokenizer, pretrained for a moment on the training rows' text.
 
-It stands in for a real base checkpoint where there is none: it has seen the words but never learnt to answer or to
-stop. No held-out row of any stage is among its text.
+It stands in for a real base checkpoint where there is none: it has seen the words but never learnt to answer
+or to stop. No held-out row of any stage is among its text.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def train(recipe: Recipe, paths: Paths) -> dict[str, Any]:
     session = Session(
         name="base",
         folder=paths.folder,
-        schedule=Schedule(order, config.batch_rows, round(config.pretrain_epochs * len(examples)), is_preference=False),
+        schedule=Schedule(
+            order, config.batch_rows, round(config.pretrain_epochs * len(examples)), is_preference=False
+        ),
         tokens_per_device=8192,
         learning_rate=config.learning_rate,
         warmup_steps=4,
@@ -67,7 +69,9 @@ def train(recipe: Recipe, paths: Paths) -> dict[str, Any]:
 
 
 def _example(text: str, number: int, tokenizer: Any) -> Example:
-    ids = np.asarray([tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]], dtype=np.int32)
+    ids = np.asarray(
+        [tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]], dtype=np.int32
+    )
     ids = ids[:1024]
     name = f"text-{number:05d}"
     return Example(name, "text", name, (Sequence(ids, np.arange(len(ids)) > 0),))

@@ -1,6 +1,7 @@
 """Preference optimisation: a chat model learns which of two answers is preferred.
 
-The story: tokenizer and template -> pairs -> model -> the reference's log-probs, once -> training -> a complete model.
+The story: tokenizer and template -> pairs -> model -> the reference's log-probs, once -> training -> a
+complete model.
 """
 
 from __future__ import annotations
@@ -12,7 +13,15 @@ from transformers import Trainer
 
 from tuning.config import Recipe
 from tuning.model.adapters import disable_dropout
-from tuning.stage import Paths, load_policy, open_mixture, open_session, open_tokenizer, save_stage, trainer_arguments
+from tuning.stage import (
+    Paths,
+    load_policy,
+    open_mixture,
+    open_session,
+    open_tokenizer,
+    save_stage,
+    trainer_arguments,
+)
 from tuning.train.held_out import held_out_preferences
 from tuning.train.objectives import PREFERENCE_LOSSES
 from tuning.train.reference import ReferenceStore, reference_key
@@ -20,7 +29,8 @@ from tuning.train.trainer import ChatTrainer, preference_objective
 
 
 def train(recipe: Recipe, paths: Paths) -> dict[str, Any]:
-    """Trains from `paths.start` and writes `model/`, `metrics.jsonl` and `checkpoints/`; returns what the record keeps."""
+    """Trains from `paths.start` and writes `model/`, `metrics.jsonl` and `checkpoints/`; returns what the
+    record keeps."""
     config = recipe.dpo
     assert config is not None
 

@@ -1,13 +1,13 @@
 """Evaluation: the same questions to every model of the run, before and after each stage.
 
-Held-out loss, held-out preference accuracy, taught questions answered exactly, answers that stop by themselves.
+Held-out loss, held-out preference accuracy, taught questions answered exactly, answers that stop by
+themselves.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,13 +16,13 @@ from tuning.chat import encode_prompt
 from tuning.config import Recipe
 from tuning.evaluate.answers import exact_share, greedy_answers
 from tuning.mixture import Mixture, built_rows, split
+from tuning.model.head import TargetModel
 from tuning.model.loading import compute_dtype, load_model
 from tuning.records import write_json
 from tuning.schema import Conversation, Message
 from tuning.stage import Paths, open_mixture, open_tokenizer, shares
 from tuning.train.held_out import held_out_loss, held_out_preferences, wilson_interval
 from tuning.train.steps import Division
-from tuning.model.head import TargetModel
 
 BUDGET = 8192
 """Tokens of one evaluation row."""
@@ -54,7 +54,8 @@ def evaluate(recipe: Recipe, paths: Paths, models: Mapping[str, str]) -> dict[st
     for stage, folder in models.items():
         print(f"evaluate {stage}: {folder}", file=sys.stderr, flush=True)
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
-        model = load_model(folder, dtype=dtype, trust_remote_code=recipe.trust_remote_code).to(device).eval()
+        model: Any = load_model(folder, dtype=dtype, trust_remote_code=recipe.trust_remote_code)
+        model.to(device).eval()
         scorer, values = TargetModel(model), dict[str, Any]()
         if "sft" in mixtures and mixtures["sft"].dev:
             values |= held_out_loss(scorer, mixtures["sft"].dev, Division(BUDGET), device=device)
@@ -87,7 +88,9 @@ def held_out_prompts(recipe: Recipe, paths: Paths, limit: int) -> list[tuple[Mes
         for name, share in (shares(config) if config else {}).items():
             rows = built_rows(paths.datasets[name], preference=stage == "dpo", stage=stage)
             dev = split(rows, share, recipe.seed, name).dev
-            by_source.append([row.messages[:-1] if isinstance(row, Conversation) else row.prompt for row in dev])
+            by_source.append(
+                [row.messages[:-1] if isinstance(row, Conversation) else row.prompt for row in dev]
+            )
     turns = max((len(prompts) for prompts in by_source), default=0)
     spread = [prompts[turn] for turn in range(turns) for prompts in by_source if turn < len(prompts)]
     return spread[:limit]

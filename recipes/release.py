@@ -1,6 +1,8 @@
-"""Release: the last model becomes a folder that transformers, vLLM and llama.cpp converters load, with its card.
+"""Release: the last model becomes a folder that transformers, vLLM and llama.cpp converters load, with its
+card.
 
-The folder is built beside its final name, loaded and made to answer in a clean process, and only then renamed.
+The folder is built beside its final name, loaded and made to answer in a clean process, and only then
+renamed.
 """
 
 from __future__ import annotations
@@ -39,12 +41,14 @@ def release(
 
     draft = paths.folder / ".draft"
     shutil.rmtree(draft, ignore_errors=True)
-    dtype = {"auto": "auto", "bfloat16": torch.bfloat16, "float32": torch.float32}[config.dtype]
+    dtype: Any = {"auto": "auto", "bfloat16": torch.bfloat16, "float32": torch.float32}[config.dtype]
     model = load_model(
         paths.start, dtype=dtype, trust_remote_code=recipe.trust_remote_code, for_training=False
     )
     model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
     save_model(model, tokenizer, draft)
 
@@ -56,7 +60,8 @@ def release(
         name=recipe.name,
         base=recipe.base,
         licence=config.licence,
-        languages=config.language or sorted({lang for manifest in manifests.values() for lang in manifest["languages"]}),
+        languages=config.language
+        or sorted({lang for manifest in manifests.values() for lang in manifest["languages"]}),
         use=recipe.use,
         manifests=manifests,
         stages={stage: records[stage] for stage in ("sft", "dpo") if stage in records},
@@ -81,7 +86,10 @@ def _conversations(recipe: Recipe, paths: Paths, tokenizer: Any, template: Any) 
         return served, question
     sources = list(recipe.sft.mix)
     if recipe.evaluate and recipe.evaluate.questions:
-        sources = [*recipe.evaluate.questions, *(name for name in sources if name not in recipe.evaluate.questions)]
+        sources = [
+            *recipe.evaluate.questions,
+            *(name for name in sources if name not in recipe.evaluate.questions),
+        ]
     for name in sources:
         for row in built_rows(paths.datasets[name], preference=False, stage="release")[:20]:
             assert isinstance(row, Conversation)
@@ -92,7 +100,12 @@ def _conversations(recipe: Recipe, paths: Paths, tokenizer: Any, template: Any) 
             except ChatError:
                 continue
             if len(sequences) == 1 and not sequences[0].counts.get("literal_special_token"):
-                served.append(([{"role": m["role"], "content": m["content"]} for m in dicts(row.messages)], sequences[0].input_ids.tolist()))
+                served.append(
+                    (
+                        [{"role": m["role"], "content": m["content"]} for m in dicts(row.messages)],
+                        sequences[0].input_ids.tolist(),
+                    )
+                )
     first = served[0][0] if served else []
     if first:
         question = next(message["content"] for message in first if message["role"] == "user")

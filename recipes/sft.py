@@ -1,7 +1,7 @@
 """Supervised fine-tuning: a base checkpoint learns to answer by imitating conversations.
 
-The story: tokenizer and template -> data -> proof -> model -> training -> a complete model on disk. `tuning run` calls
-`train`; each line leads to the room where its decision lives.
+The story: tokenizer and template -> data -> proof -> model -> training -> a complete model on disk. `tuning
+run` calls `train`; each line leads to the room where its decision lives.
 """
 
 from __future__ import annotations
@@ -14,19 +14,32 @@ from transformers import Trainer
 from tuning.chat import prove
 from tuning.config import Recipe
 from tuning.mixture import built_rows
-from tuning.stage import Paths, load_policy, open_mixture, open_session, open_tokenizer, save_stage, trainer_arguments
+from tuning.stage import (
+    Paths,
+    load_policy,
+    open_mixture,
+    open_session,
+    open_tokenizer,
+    save_stage,
+    trainer_arguments,
+)
 from tuning.train.held_out import held_out_loss
 from tuning.train.trainer import ChatTrainer, imitation
 
 
 def train(recipe: Recipe, paths: Paths) -> dict[str, Any]:
-    """Trains from `paths.start` and writes `model/`, `metrics.jsonl` and `checkpoints/`; returns what the record keeps."""
+    """Trains from `paths.start` and writes `model/`, `metrics.jsonl` and `checkpoints/`; returns what the
+    record keeps."""
     config = recipe.sft
     assert config is not None
 
     tokenizer, template = open_tokenizer(recipe, paths.start)
     mixture = open_mixture(recipe, config, paths, tokenizer, template, stage="sft")
-    sample = [row for name in config.mix for row in built_rows(paths.datasets[name], preference=False, stage="sft")[:200]]
+    sample: list[Any] = [
+        row
+        for name in config.mix
+        for row in built_rows(paths.datasets[name], preference=False, stage="sft")[:200]
+    ]
     proof = prove(tokenizer, template, sample)
 
     def evaluate(model: torch.nn.Module, trainer: Trainer) -> dict[str, Any]:
@@ -35,7 +48,12 @@ def train(recipe: Recipe, paths: Paths) -> dict[str, Any]:
 
     policy = load_policy(recipe, config, paths.start)
     session = open_session(
-        config, mixture, paths, name="sft", batch_rows=config.batch_rows, evaluate=evaluate if mixture.dev else None
+        config,
+        mixture,
+        paths,
+        name="sft",
+        batch_rows=config.batch_rows,
+        evaluate=evaluate if mixture.dev else None,
     )
     trainer = ChatTrainer(policy, trainer_arguments(recipe, config, session), session, imitation)
     trainer.run()

@@ -1,4 +1,5 @@
-"""A released model: a folder that plain transformers loads, checked in a clean process before it gets its name."""
+"""A released model: a folder that plain transformers loads, checked in a clean process before it gets its
+name."""
 
 from __future__ import annotations
 
@@ -20,8 +21,8 @@ def check_in_clean_process(
 ) -> dict[str, Any]:
     """What a new Python process saw that had only transformers and the folder: ids, the answer, how it ended.
 
-    `conversations` are messages with the ids they were trained as. Raises `ReleaseError` when a rendering differs from
-    its training ids, the answer is empty, or generation has no token to stop at.
+    `conversations` are messages with the ids they were trained as. Raises `ReleaseError` when a rendering
+    differs from its training ids, the answer is empty, or generation has no token to stop at.
     """
     request = json.dumps(
         {"folder": str(folder), "conversations": conversations, "question": question, "max_new_tokens": max_new_tokens}
@@ -53,8 +54,8 @@ def _serve(request: dict[str, Any]) -> dict[str, Any]:
     """The clean process's part; uses nothing of this library."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(request["folder"])
-    model = AutoModelForCausalLM.from_pretrained(request["folder"], use_safetensors=True)
+    tokenizer: Any = AutoTokenizer.from_pretrained(request["folder"])
+    model: Any = AutoModelForCausalLM.from_pretrained(request["folder"], use_safetensors=True)
     differing = [
         number
         for number, (messages, ids) in enumerate(request["conversations"])

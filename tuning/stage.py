@@ -1,4 +1,5 @@
-"""What every training stage shares: the tokenizer with its template, the policy, the session, the saved model."""
+"""What every training stage shares: the tokenizer with its template, the policy, the session, the saved
+model."""
 
 from __future__ import annotations
 
@@ -45,7 +46,9 @@ def open_tokenizer(recipe: Recipe, start: str) -> tuple[PreTrainedTokenizerBase,
     return tokenizer, template
 
 
-def preview_tokenizer(recipe: Recipe, paths: Paths, tiny_model: Path) -> tuple[PreTrainedTokenizerBase, Template]:
+def preview_tokenizer(
+    recipe: Recipe, paths: Paths, tiny_model: Path
+) -> tuple[PreTrainedTokenizerBase, Template]:
     """The tokenizer that the run will use; `base: tiny` trains it here if the base is not built yet."""
     if recipe.base != "tiny":
         return open_tokenizer(recipe, paths.start)
@@ -60,14 +63,18 @@ def preview_tokenizer(recipe: Recipe, paths: Paths, tiny_model: Path) -> tuple[P
 def preview_sequences(
     recipe: Recipe, paths: Paths, tokenizer: PreTrainedTokenizerBase, template: Template
 ) -> list[EncodedSequence]:
-    """Every row that the recipe trains on or holds out, encoded; rows that the template refuses are left out."""
-    rows = [row for sources in rows_by_stage(recipe, paths).values() for rows in sources.values() for row in rows]
+    """Every row that the recipe trains on or holds out, encoded; rows that the template refuses are left
+    out."""
+    rows = [
+        row for sources in rows_by_stage(recipe, paths).values() for rows in sources.values() for row in rows
+    ]
     results = encode_many(rows, tokenizer, template)
     return [sequence for result in results if not isinstance(result, ChatError) for sequence in result]
 
 
 def training_texts(recipe: Recipe, paths: Paths) -> list[str]:
-    """The plain texts of all rows that are trained on, each once: no held-out row of any stage is among them."""
+    """The plain texts of all rows that are trained on, each once: no held-out row of any stage is among
+    them."""
     texts: dict[str, None] = {}
     for stage, sources in rows_by_stage(recipe, paths).items():
         share = shares(getattr(recipe, stage))
@@ -78,7 +85,8 @@ def training_texts(recipe: Recipe, paths: Paths) -> list[str]:
 
 
 def plain_texts(row: Row) -> list[str]:
-    """The texts of a row as a base model would meet them: question and answer as lines, without any template."""
+    """The texts of a row as a base model would meet them: question and answer as lines, without any
+    template."""
     if isinstance(row, Conversation):
         return [_lines(row.messages)]
     return [_lines(row.prompt + row.chosen), _lines(row.prompt + row.rejected)]
@@ -89,7 +97,8 @@ def _lines(messages: tuple[Message, ...]) -> str:
 
 
 def tiny_tokenizer(recipe: Recipe, texts: list[str]) -> PreTrainedTokenizerBase:
-    """The recipe's tokenizer, or one learnt from the texts and from what the template writes around messages."""
+    """The recipe's tokenizer, or one learnt from the texts and from what the template writes around
+    messages."""
     if recipe.tokenizer:
         return loading.load_tokenizer(recipe.tokenizer, trust_remote_code=recipe.trust_remote_code)
     assert recipe.tiny is not None
@@ -219,14 +228,20 @@ def trainer_arguments(recipe: Recipe, config: TrainConfig, session: Session) -> 
     )
 
 
-def save_stage(recipe: Recipe, config: TrainConfig, policy: TargetModel, tokenizer: PreTrainedTokenizerBase, paths: Paths) -> dict[str, Any]:
-    """Writes `model/`, a complete plain model, and `adapter/` beside it if one was trained; returns notes for the record."""
-    model, notes = policy.lm, {}
+def save_stage(
+    recipe: Recipe, config: TrainConfig, policy: TargetModel, tokenizer: PreTrainedTokenizerBase, paths: Paths
+) -> dict[str, Any]:
+    """Writes `model/`, a complete plain model, and `adapter/` beside it if one was trained; returns notes for
+    the record."""
+    model: Any = policy.lm
+    notes: dict[str, Any] = {}
     if isinstance(model, PeftModel):
         model.save_pretrained(str(paths.folder / "adapter"))
         notes["adapter"] = "adapter"
         if config.lora is not None and config.lora.quantize:
-            plain = loading.load_model(paths.start, trust_remote_code=recipe.trust_remote_code, for_training=False)
+            plain = loading.load_model(
+                paths.start, trust_remote_code=recipe.trust_remote_code, for_training=False
+            )
             merged = adapters.merge(PeftModel.from_pretrained(plain, str(paths.folder / "adapter")))
             notes["merge_drift_nats"] = _drift(policy, merged, tokenizer)
             model = merged
@@ -239,7 +254,8 @@ def save_stage(recipe: Recipe, config: TrainConfig, policy: TargetModel, tokeniz
 
 @torch.no_grad()
 def _drift(policy: TargetModel, merged: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> float:
-    """Mean absolute difference in next-token log-probs between the quantised policy and the merged model, in nats."""
+    """Mean absolute difference in next-token log-probs between the quantised policy and the merged model, in
+    nats."""
     from tuning.forest import Sequence, grow
     from tuning.forest.batch import collate
 
@@ -251,6 +267,6 @@ def _drift(policy: TargetModel, merged: torch.nn.Module, tokenizer: PreTrainedTo
     loading.use_forest_attention(merged)  # type: ignore[arg-type]
     _, quantised = policy(batch.to(device))
     _, plain = TargetModel(merged.to(device))(batch.to(device))
-    drift = (quantised - plain).abs().mean().item()
+    drift = float((quantised - plain).abs().mean())
     print(f"merged into unquantised weights; log-probs drift by {drift:.4f} nats on average", flush=True)
     return drift

@@ -19,14 +19,15 @@ def talk(
 ) -> None:
     """Reads questions from standard input and streams answers to standard output.
 
-    Each prompt is rendered with the model's own template and encoded as in training, so special tokens typed by the
-    user stay text. Raises `ChatError` for a model without a template.
+    Each prompt is rendered with the model's own template and encoded as in training, so special tokens typed
+    by the user stay text. Raises `ChatError` for a model without a template.
     """
     tokenizer = load_tokenizer(model)
     template = load_template("base", tokenizer=tokenizer)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    lm = load_model(model, dtype=dtype, for_training=False).to(device).eval()
+    lm: Any = load_model(model, dtype=dtype, for_training=False)
+    lm.to(device).eval()
     set_seed(seed)
     opening = [{"role": "system", "content": system}] if system else []
     messages: list[dict[str, Any]] = list(opening)
@@ -53,7 +54,7 @@ def talk(
         ids = torch.from_numpy(prompt).to(torch.int64)[None].to(device)
         streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
         sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
-        output = lm.generate(  # type: ignore[operator]
+        output = lm.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=room,
@@ -64,7 +65,12 @@ def talk(
         )
         new = output[0, ids.shape[1] :].tolist()
         answer = tokenizer.decode([token for token in new if token != tokenizer.eos_token_id])
-        messages.append({"role": "assistant", "content": str(answer).strip()})
+        if str(answer).strip():
+            messages.append({"role": "assistant", "content": str(answer).strip()})
+        else:
+            # No template carries an empty turn: kept, it would refuse every later question.
+            print("the answer is empty, and the question is forgotten", file=sys.stderr)
+            messages.pop()
 
 
 def _question(is_terminal: bool) -> str | None:

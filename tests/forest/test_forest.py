@@ -32,7 +32,8 @@ def batch_of(forest: list[list[Sequence]], *, merge: bool, pad: int = 1) -> Fore
 
 
 def paths_of(batch: ForestBatch) -> list[tuple[int, ...]]:
-    """For each token the tokens from its root to it, followed through parents: the last token one position up."""
+    """For each token the tokens from its root to it, followed through parents: the last token one position
+    up."""
     ends, depths = batch.subtree_end.tolist(), batch.position_ids.tolist()
     paths: list[tuple[int, ...]] = []
     for index in range(len(ends)):
@@ -92,7 +93,9 @@ def test_every_sequence_is_a_path_of_its_tree(group: list[Sequence]) -> None:
 
 @given(forests)
 @settings(max_examples=150, deadline=None)
-def test_every_target_appears_with_the_weight_that_its_sequences_give_it(forest: list[list[Sequence]]) -> None:
+def test_every_target_appears_with_the_weight_that_its_sequences_give_it(
+    forest: list[list[Sequence]],
+) -> None:
     expected: dict[tuple[int, tuple[int, ...]], float] = {}
     for number, group in enumerate(forest):
         for sequence in group:
@@ -158,7 +161,9 @@ def test_no_tree_gives_a_row_whose_only_target_weighs_nothing() -> None:
 
 @given(st.lists(st.integers(1, 60), max_size=30), st.integers(1, 4), st.integers(1, 80))
 @settings(max_examples=200, deadline=None)
-def test_a_partition_holds_each_tree_once_within_the_budget(sizes: list[int], ranks: int, budget: int) -> None:
+def test_a_partition_holds_each_tree_once_within_the_budget(
+    sizes: list[int], ranks: int, budget: int
+) -> None:
     parts = partition(sizes, ranks, budget)
     assert len(parts) == ranks
     assert len({len(part) for part in parts}) == 1  # every rank takes equally many micro-steps

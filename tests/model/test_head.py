@@ -1,4 +1,5 @@
-"""Target log-probs: the chunked head against a whole log-softmax, the packed model against the unpacked one."""
+"""Target log-probs: the chunked head against a whole log-softmax, the packed model against the unpacked
+one."""
 
 from __future__ import annotations
 
@@ -89,7 +90,8 @@ def test_packed_trees_equal_unpacked_sequences_in_float64(
     forest = groups()
     expected = unpacked_log_probs(model, forest)
     weight = torch.tensor(
-        [s.weight for group in forest for s in group for _ in range(int(s.is_target[1:].sum()))], dtype=torch.float64
+        [s.weight for group in forest for s in group for _ in range(int(s.is_target[1:].sum()))],
+        dtype=torch.float64,
     )
     (-(weight * expected).sum()).backward()
     expected_gradients = gradients(model)
@@ -138,7 +140,9 @@ def test_a_frozen_head_gets_no_gradient_and_changes_none() -> None:
     head = torch.randn(VOCAB, 8, dtype=torch.float64)
     token = torch.randint(0, VOCAB, (5,))
     expected = torch.autograd.grad((hidden @ head.T).log_softmax(-1).gather(1, token[:, None]).sum(), hidden)
-    assert torch.allclose(torch.autograd.grad(target_log_probs(hidden, head, token, 2).sum(), hidden)[0], expected[0])
+    assert torch.allclose(
+        torch.autograd.grad(target_log_probs(hidden, head, token, 2).sum(), hidden)[0], expected[0]
+    )
     loss, _ = weighted_nll(hidden, head, token, torch.ones(5), 2)
     assert torch.allclose(torch.autograd.grad(-loss, hidden)[0], expected[0])
 

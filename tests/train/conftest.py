@@ -15,7 +15,33 @@ from tuning.forest import Sequence
 from tuning.model.tiny import train_tokenizer
 from tuning.train.steps import Example
 
-WORDS = "the sea is wide and the river runs to it past a town where people sell rice fish and paper 海 は 広い 川 が".split()
+WORDS = [
+    "the",
+    "sea",
+    "is",
+    "wide",
+    "and",
+    "the",
+    "river",
+    "runs",
+    "to",
+    "it",
+    "past",
+    "a",
+    "town",
+    "where",
+    "people",
+    "sell",
+    "rice",
+    "fish",
+    "and",
+    "paper",
+    "海",
+    "は",
+    "広い",
+    "川",
+    "が",
+]
 
 
 @pytest.fixture(scope="session")

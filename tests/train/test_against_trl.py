@@ -1,4 +1,5 @@
-"""Our loss and gradient norm are TRL's, step by step, on the same ids, targets, order, schedule, clipping and AdamW."""
+"""Our loss and gradient norm are TRL's, step by step, on the same ids, targets, order, schedule, clipping and
+AdamW."""
 
 from __future__ import annotations
 
@@ -42,7 +43,9 @@ class Recorder(TrainerCallback):
     def __init__(self) -> None:
         self.lines: list[dict[str, float]] = []
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
+    ) -> None:
         if logs and "grad_norm" in logs:
             self.lines.append(logs)
 
@@ -109,9 +112,13 @@ def test_dpo_equals_trl(adapter: bool, tokenizer: PreTrainedTokenizerBase, tmp_p
     trainer.train()
     ours = train(ours_policy, examples, tmp_path / "ours", num_steps=STEPS, batch_rows=ROWS, preference=True)
     assert_equal_steps(ours, recorder.lines, "rewards/chosen", "rewards/rejected", "rewards/margins")
-    for our, their in list(zip(ours, recorder.lines, strict=True))[1:]:  # step 1 is all ties: half for us, none for TRL
+    for our, their in list(zip(ours, recorder.lines, strict=True))[
+        1:
+    ]:  # step 1 is all ties: half for us, none for TRL
         assert our["rewards/accuracies"] == pytest.approx(their["rewards/accuracies"], abs=1e-6)
     if adapter:
-        assert ours[0]["loss"] != pytest.approx(0.6931, abs=1e-5)  # the saved adapter already differs from the reference
+        assert ours[0]["loss"] != pytest.approx(
+            0.6931, abs=1e-5
+        )  # the saved adapter already differs from the reference
     else:
         assert ours[0]["loss"] == pytest.approx(math.log(2), abs=1e-15)

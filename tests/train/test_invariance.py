@@ -1,4 +1,5 @@
-"""The same step whatever the token budget, the number of ranks and the sharing of prefixes; resume bit for bit."""
+"""The same step whatever the token budget, the number of ranks and the sharing of prefixes; resume bit for
+bit."""
 
 from __future__ import annotations
 
@@ -26,15 +27,26 @@ BUDGETS = {1: 100_000, 3: None, 12: 1}
 
 
 def examples_for(preference: bool, tokenizer: PreTrainedTokenizerBase, count: int = ROWS) -> list[Any]:
-    return pair_examples(preferences(count), tokenizer) if preference else sft_examples(chats(count), tokenizer)
+    return (
+        pair_examples(preferences(count), tokenizer) if preference else sft_examples(chats(count), tokenizer)
+    )
 
 
-def one_step(preference: bool, tokenizer: PreTrainedTokenizerBase, folder: Path, **options: Any) -> dict[str, Any]:
+def one_step(
+    preference: bool, tokenizer: PreTrainedTokenizerBase, folder: Path, **options: Any
+) -> dict[str, Any]:
     size = len(tokenizer)
     reference = llama(size, seed=5) if preference else None
     examples = examples_for(preference, tokenizer)
     [line] = train(
-        llama(size), examples, folder, num_steps=1, batch_rows=ROWS, preference=preference, reference=reference, **options
+        llama(size),
+        examples,
+        folder,
+        num_steps=1,
+        batch_rows=ROWS,
+        preference=preference,
+        reference=reference,
+        **options,
     )
     return line
 
@@ -131,7 +143,10 @@ def test_lora_with_dropout_resumes_bit_for_bit(tokenizer: PreTrainedTokenizerBas
         train(policy(), examples, tmp_path / "halves", stop_after=2, **options)
     torch.manual_seed(99)  # the checkpoint's random state must win
     train(policy(), examples, tmp_path / "halves", **options)
-    one, two = (load_file(checkpoints(tmp_path / name / "checkpoints")[-1] / "model.safetensors") for name in ("straight", "halves"))
+    one, two = (
+        load_file(checkpoints(tmp_path / name / "checkpoints")[-1] / "model.safetensors")
+        for name in ("straight", "halves")
+    )
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert all("lora" in name for name in one)  # only what is trained is kept
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Answer:
 
 @torch.no_grad()
 def greedy_answers(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[np.ndarray],
     *,
@@ -29,8 +30,8 @@ def greedy_answers(
 ) -> list[Answer]:
     """One answer per prompt, in order; prompts are ids that end with the generation prompt.
 
-    Prompts of similar length are answered together, padded on the left. Ids beyond the tokenizer's vocabulary, which
-    padded embeddings have, are never generated.
+    Prompts of similar length are answered together, padded on the left. Ids beyond the tokenizer's
+    vocabulary, which padded embeddings have, are never generated.
     """
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     beyond = list(range(len(tokenizer), model.config.get_text_config().vocab_size)) or None
@@ -45,7 +46,7 @@ def greedy_answers(
             prompt = torch.from_numpy(np.asarray(prompts[index], dtype=np.int64))
             ids[row, longest - len(prompt) :] = prompt
             mask[row, longest - len(prompt) :] = 1
-        output = model.generate(  # type: ignore[operator]
+        output = model.generate(
             input_ids=ids.to(model.device),
             attention_mask=mask.to(model.device),
             max_new_tokens=max_new_tokens,

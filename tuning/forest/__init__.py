@@ -1,7 +1,8 @@
 """Groups of token sequences that share beginnings, packed so that every shared beginning is computed once.
 
-A preference pair is one prompt with two answers, an OpenAssistant tree is itself, a plain dialogue is a path. A trie
-merges the common prefixes of a group exactly, by token equality, and is laid out depth first in one flat row:
+A preference pair is one prompt with two answers, an OpenAssistant tree is itself, a plain dialogue is a path.
+A trie merges the common prefixes of a group exactly, by token equality, and is laid out depth first in one
+flat row:
 
     prompt    A B C            input_ids     A B C d e f g h
     chosen          d e        position_ids  0 1 2 3 4 3 4 5    depth on the path
@@ -9,9 +10,10 @@ merges the common prefixes of a group exactly, by token equality, and is laid ou
 
     query q sees key k   iff   k <= q < subtree_end[k]
 
-That one rule is causal attention, packing without leaks and prefix sharing at once. `mask.dense_mask` is the rule
-itself and the slow twin; `batch.Layout` is the same visibility as runs of queries with gathered keys, which one
-variable-length attention call computes. It is exact because a causal model's state depends on its prefix alone.
+That one rule is causal attention, packing without leaks and prefix sharing at once. `mask.dense_mask` is the
+rule itself and the slow twin; `batch.Layout` is the same visibility as runs of queries with gathered keys,
+which one variable-length attention call computes. It is exact because a causal model's state depends on its
+prefix alone.
 """
 
 from tuning.forest.packing import partition

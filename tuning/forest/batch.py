@@ -1,9 +1,11 @@
-"""Trees of a micro-step collated into the flat row that the model computes, with the targets that are scored."""
+"""Trees of a micro-step collated into the flat row that the model computes, with the targets that are
+scored."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +16,11 @@ from tuning.forest.trie import IntArray, Sequence, Tree
 
 @dataclass(frozen=True)
 class Layout:
-    """The visibility of a row as runs: consecutive queries whose keys are gathered, causal and aligned at the end.
+    """The visibility of a row as runs: consecutive queries whose keys are gathered, causal and aligned at the
+    end.
 
-    Run r computes queries `cu_q[r]:cu_q[r + 1]` against keys `key_index[cu_k[r]:cu_k[r + 1]]`; its last query sees all
-    of them, the one before all but the last, and so on.
+    Run r computes queries `cu_q[r]:cu_q[r + 1]` against keys `key_index[cu_k[r]:cu_k[r + 1]]`; its last query
+    sees all of them, the one before all but the last, and so on.
     """
 
     cu_q: Tensor
@@ -27,12 +30,13 @@ class Layout:
     key_index: Tensor | None
     """int32, (keys,), or None when every run's keys are its own queries (plain packing)."""
     bounds: tuple[tuple[int, int, int, int], ...]
-    """(first query, end, first key, end) per run, on the host: the CPU path loops over them without a sync."""
+    """(first query, end, first key, end) per run, on the host: the CPU path loops over them without a
+    sync."""
     max_q: int
     max_k: int
 
     def to(self, device: torch.device | str) -> Layout:
-        return _moved(self, device)
+        return replace(self, **_moved(self, device))
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ class ForestBatch:
     target_token: Tensor
     """int64, (targets,): what it predicts"""
     target_weight: Tensor
-    """float32, (targets,): how much the step asks for it; the trainer's weights are divided by the step's total"""
+    """float32, (targets,): how much the step asks for it; the trainer's weights are divided by the step's
+    total"""
     target_sequence: Tensor
     """int64, (targets,): which sequence of the row it belongs to"""
     num_sequences: int
@@ -59,16 +64,16 @@ class ForestBatch:
     """Tokens computed, without padding."""
 
     def to(self, device: torch.device | str) -> ForestBatch:
-        return _moved(self, device)
+        return replace(self, **_moved(self, device))
 
 
-def _moved(value, device):  # type: ignore[no-untyped-def]
-    tensors = {
+def _moved(value: Layout | ForestBatch, device: torch.device | str) -> dict[str, Any]:
+    """The fields of `value` that lie on a device, moved to `device`."""
+    return {
         field.name: getattr(value, field.name).to(device)
         for field in fields(value)
         if isinstance(getattr(value, field.name), (Tensor, Layout))
     }
-    return replace(value, **tensors)
 
 
 def collate(
@@ -81,9 +86,10 @@ def collate(
 ) -> ForestBatch:
     """The micro-row of these trees; sequences are numbered through in the order given.
 
-    `merge_targets` adds up the weights of a target that several sequences of a tree share (SFT); without it each
-    sequence keeps its own (preference losses). Every weight is the sequence's times `weight_scale`. No tree at all
-    gives a row of one token whose single target weighs nothing, so that a rank without work still takes part.
+    `merge_targets` adds up the weights of a target that several sequences of a tree share (SFT); without it
+    each sequence keeps its own (preference losses). Every weight is the sequence's times `weight_scale`. No
+    tree at all gives a row of one token whose single target weighs nothing, so that a rank without work still
+    takes part.
     """
     input_ids: list[IntArray] = []
     position_ids: list[IntArray] = []
@@ -148,7 +154,8 @@ def _targets(
     weight, owner = np.concatenate(weights), np.concatenate(owners)
     if not merge or len(sequences) == 1:
         return position, token, weight, owner
-    # Within a tree, the state and the token it predicts name one trie token, so equal pairs are one shared target.
+    # Within a tree, the state and the token it predicts name one trie token, so equal pairs are one shared
+    # target.
     _, first, inverse = np.unique(np.stack([position, token]), axis=1, return_index=True, return_inverse=True)
     total = np.zeros(len(first))
     np.add.at(total, inverse.ravel(), weight)

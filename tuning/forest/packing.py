@@ -7,11 +7,12 @@ import math
 
 
 def partition(sizes: list[int], num_ranks: int, budget: int) -> list[list[list[int]]]:
-    """Which trees each rank computes in each micro-step: `result[rank][micro_step]` lists indices into `sizes`.
+    """Which trees each rank computes in each micro-step: `result[rank][micro_step]` lists indices into
+    `sizes`.
 
-    `sizes` are tokens per tree, `budget` the most tokens of one micro-row. A tree larger than the budget runs alone.
-    Every rank gets equally many micro-rows (some may be empty), as few as the budget allows, of nearly equal size.
-    The division changes neither loss nor gradient; it depends on its arguments only.
+    `sizes` are tokens per tree, `budget` the most tokens of one micro-row. A tree larger than the budget runs
+    alone. Every rank gets equally many micro-rows (some may be empty), as few as the budget allows, of nearly
+    equal size. The division changes neither loss nor gradient; it depends on its arguments only.
     """
     if num_ranks < 1 or budget < 1:
         raise ValueError(f"num_ranks and budget are at least 1, saw {num_ranks} and {budget}")
@@ -22,9 +23,12 @@ def partition(sizes: list[int], num_ranks: int, budget: int) -> list[list[list[i
         if all(len(items) <= 1 or sum(sizes[item] for item in items) <= budget for items in bins):
             break
         micro_steps += 1
-    # Bins of similar size run in the same micro-step, so that ranks wait for each other as little as possible.
+    # Bins of similar size run in the same micro-step, so that ranks wait for each other as little as
+    # possible.
     bins.sort(key=lambda items: (-sum(sizes[item] for item in items), items))
-    return [[sorted(bins[step * num_ranks + rank]) for step in range(micro_steps)] for rank in range(num_ranks)]
+    return [
+        [sorted(bins[step * num_ranks + rank]) for step in range(micro_steps)] for rank in range(num_ranks)
+    ]
 
 
 def _longest_first(sizes: list[int], num_bins: int) -> list[list[int]]:

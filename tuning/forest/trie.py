@@ -17,7 +17,8 @@ class Sequence:
     input_ids: NDArray[np.int32]
     """(tokens,)"""
     is_target: NDArray[np.bool_]
-    """(tokens,): whether token t is predicted (from token t - 1) and scored. Token 0 never is: nothing precedes it."""
+    """(tokens,): whether token t is predicted (from token t - 1) and scored. Token 0 never is: nothing
+    precedes it."""
     weight: float = 1.0
 
 
@@ -46,8 +47,8 @@ class Tree:
 def grow(sequences: list[Sequence]) -> Tree:
     """The tree (or trees: nothing need be shared) of a group.
 
-    Common prefixes are merged by token equality alone, so a tree's tokens are at most the sum of its sequences'.
-    Raises `ValueError` for an empty sequence, which has nothing to predict from.
+    Common prefixes are merged by token equality alone, so a tree's tokens are at most the sum of its
+    sequences'. Raises `ValueError` for an empty sequence, which has nothing to predict from.
     """
     if any(len(sequence.input_ids) == 0 for sequence in sequences):
         raise ValueError("an empty sequence cannot be laid out")

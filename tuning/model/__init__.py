@@ -1,1 +1,2 @@
-"""The model: loaded from safetensors, made to read packed trees, asked only for the log-probs of its targets."""
+"""The model: loaded from safetensors, made to read packed trees, asked only for the log-probs of its
+targets."""

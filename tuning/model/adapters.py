@@ -26,24 +26,37 @@ def attach_lora(
 ) -> PeftModel:
     """The model with a trainable adapter and everything else frozen.
 
-    `targets` are module names, or `all-linear` for every linear layer but the vocabulary projection. A fresh adapter
-    changes nothing yet (its B matrices are zero); `start_from` takes up a saved one instead. Adapter weights are kept
-    in float32 whatever the model's dtype.
+    `targets` are module names, or `all-linear` for every linear layer but the vocabulary projection. A fresh
+    adapter changes nothing yet (its B matrices are zero); `start_from` takes up a saved one instead. Adapter
+    weights are kept in float32 whatever the model's dtype.
     """
     if getattr(model, "is_quantized", False):
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     if start_from is not None:
         return PeftModel.from_pretrained(model, str(start_from), is_trainable=True)
     config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM", bias="none"
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]
+        lora_dropout=dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+        bias="none",
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
             return get_peft_model(model, config)  # type: ignore[return-value,arg-type]
         except ValueError as error:
-            names = sorted({name.rsplit(".", 1)[-1] for name, part in model.named_modules() if isinstance(part, nn.Linear)})
-            raise ModelError(f"lora.targets: {targets} matched no layer; linear layers here: {', '.join(names)}") from error
+            names = sorted(
+                {
+                    name.rsplit(".", 1)[-1]
+                    for name, part in model.named_modules()
+                    if isinstance(part, nn.Linear)
+                }
+            )
+            raise ModelError(
+                f"lora.targets: {targets} matched no layer; linear layers here: {', '.join(names)}"
+            ) from error
 
 
 @contextmanager

@@ -1,9 +1,10 @@
 """Attention over packed trees, registered with transformers so that stock model classes run it.
 
-`AttentionInterface` looks the name up in every layer, and since no mask function is registered under it, transformers
-builds no mask: the layout, passed as a keyword through the model, says what each query sees. On CUDA one call of
-`torch.nn.attention.varlen.varlen_attn` computes all runs; elsewhere each run is one call of scaled-dot-product
-attention. Both read the same `Layout`; `forest.mask.dense_mask` is the twin that tests compare them with.
+`AttentionInterface` looks the name up in every layer, and since no mask function is registered under it,
+transformers builds no mask: the layout, passed as a keyword through the model, says what each query sees. On
+CUDA one call of `torch.nn.attention.varlen.varlen_attn` computes all runs; elsewhere each run is one call of
+scaled-dot-product attention. Both read the same `Layout`; `forest.mask.dense_mask` is the twin that tests
+compare them with.
 """
 
 from __future__ import annotations
@@ -39,9 +40,11 @@ def forest_attention(
     layout: Layout | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attention output, (1, tokens, heads, head_dim), for query (1, heads, tokens, head_dim) and fewer key heads.
+    """Attention output, (1, tokens, heads, head_dim), for query (1, heads, tokens, head_dim) and fewer key
+    heads.
 
-    Raises `ValueError` when called without a layout: a plain `model(input_ids)` must use another implementation.
+    Raises `ValueError` when called without a layout: a plain `model(input_ids)` must use another
+    implementation.
     """
     if layout is None:
         raise ValueError(f"attention {NAME!r} needs `layout`; call the model through `TargetModel`")
@@ -61,7 +64,8 @@ def _by_run(
     outputs = []
     for start, stop, first, last in layout.bounds:
         num_queries, num_keys = stop - start, last - first
-        # Aligned at the end: the last query of a run sees all its keys. SDPA's own `is_causal` aligns at the start.
+        # Aligned at the end: the last query of a run sees all its keys. SDPA's own `is_causal` aligns at the
+        # start.
         mask = None
         if num_keys != num_queries:
             ones = torch.ones(num_queries, num_keys, dtype=torch.bool, device=query.device)
@@ -87,8 +91,10 @@ def _varlen(
     from torch.nn.attention.varlen import varlen_attn
 
     if dropout:
-        raise ValueError("attention dropout is not supported on packed trees; set the model's attention dropout to 0")
-    query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
+        raise ValueError(
+            "attention dropout is not supported on packed trees; set the model's attention dropout to 0"
+        )
+    query, key, value = query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1)
     if layout.key_index is not None:
         key, value = key.index_select(0, layout.key_index), value.index_select(0, layout.key_index)
     if torch.is_autocast_enabled("cuda"):
@@ -104,7 +110,7 @@ def _varlen(
     dtype = query.dtype
     if dtype not in (torch.float16, torch.bfloat16):
         raise ValueError(f"packed attention on CUDA computes in bf16, saw {dtype}; set precision: bf16")
-    output = varlen_attn(
+    output: Any = varlen_attn(
         query.contiguous(),
         key.contiguous(),
         value.contiguous(),

@@ -1,11 +1,12 @@
 """Log-probs of targets from a batch of packed trees, without a (tokens, vocab) tensor.
 
-    hidden (tokens, hidden) --gather at target_position--> (targets, hidden) --chunks--> logits --> log p(target)
+    hidden (tokens, hidden) --gather at target_position--> (targets, hidden) --chunks--> logits --> log
+    p(target)
 
-Only targets reach the vocabulary projection, a chunk of them at a time; what survives a chunk is one number per
-target. `target_log_probs` recomputes the chunk's logits in the backward pass, since a preference loss knows its
-coefficients only when the whole pair is summed. `weighted_nll` knows them beforehand (they are the target weights), so
-it forms the gradient in the forward pass and never projects twice.
+Only targets reach the vocabulary projection, a chunk of them at a time; what survives a chunk is one number
+per target. `target_log_probs` recomputes the chunk's logits in the backward pass, since a preference loss
+knows its coefficients only when the whole pair is summed. `weighted_nll` knows them beforehand (they are the
+target weights), so it forms the gradient in the forward pass and never projects twice.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ CHUNK_ELEMENTS = 1 << 25
 class TargetModel(nn.Module):
     """A causal language model whose forward is batch -> log-probs of the batch's targets.
 
-    One module whose forward is the whole computation is what gets wrapped, sharded and checkpointed by DDP, FSDP and
-    DeepSpeed. The language model itself is at `.lm`.
+    One module whose forward is the whole computation is what gets wrapped, sharded and checkpointed by DDP,
+    FSDP and DeepSpeed. The language model itself is at `.lm`.
     """
 
     def __init__(self, lm: nn.Module) -> None:
@@ -36,8 +37,8 @@ class TargetModel(nn.Module):
     def forward(self, batch: ForestBatch, *, as_nll: bool = False) -> tuple[Tensor, Tensor]:
         """(loss, log_probs): log_probs are float32 (float64 for a float64 model), (targets,), in nats.
 
-        With `as_nll`, loss is the weighted negative sum of the log-probs and carries the gradient, log_probs do not.
-        Otherwise the log-probs carry it, and loss is their plain sum times zero.
+        With `as_nll`, loss is the weighted negative sum of the log-probs and carries the gradient, log_probs
+        do not. Otherwise the log-probs carry it, and loss is their plain sum times zero.
         """
         base = causal_lm(self.lm)
         output = decoder(base)(
@@ -66,7 +67,8 @@ def decoder(lm: PreTrainedModel) -> nn.Module:
 
 
 def target_log_probs(hidden: Tensor, head: Tensor, token: Tensor, chunk: int | None = None) -> Tensor:
-    """log softmax(hidden @ head.T)[token], (targets,), for hidden (targets, hidden) and head (vocab, hidden)."""
+    """log softmax(hidden @ head.T)[token], (targets,), for hidden (targets, hidden) and head (vocab,
+    hidden)."""
     hidden = _in_compute_dtype(hidden)
     return _TargetLogProbs.apply(hidden, head, token, chunk or _chunk_size(head))  # type: ignore[no-any-return]
 
@@ -74,7 +76,8 @@ def target_log_probs(hidden: Tensor, head: Tensor, token: Tensor, chunk: int | N
 def weighted_nll(
     hidden: Tensor, head: Tensor, token: Tensor, weight: Tensor, chunk: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(-sum(weight * log_probs), log_probs): the sum carries the gradient; log_probs, (targets,), are for metrics."""
+    """(-sum(weight * log_probs), log_probs): the sum carries the gradient; log_probs, (targets,), are for
+    metrics."""
     hidden = _in_compute_dtype(hidden)
     return _WeightedNLL.apply(hidden, head, token, weight, chunk or _chunk_size(head))  # type: ignore[no-any-return]
 
@@ -144,7 +147,9 @@ class _WeightedNLL(torch.autograd.Function):
             projection = head.to(hidden.dtype)
             for start in range(0, len(token), chunk):
                 part = slice(start, start + chunk)
-                logits, normaliser, log_probs[part] = _log_softmax_parts(hidden[part], projection, token[part])
+                logits, normaliser, log_probs[part] = _log_softmax_parts(
+                    hidden[part], projection, token[part]
+                )
                 if needs_hidden or needs_head:
                     _log_prob_gradient(logits, normaliser, token[part], -weight[part])
                     piece = None if grad_hidden is None else grad_hidden[part]

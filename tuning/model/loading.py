@@ -6,7 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from tuning.model import attention
 
@@ -22,9 +28,13 @@ def load_tokenizer(folder_or_hub_id: str, *, trust_remote_code: bool = False) ->
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder_or_hub_id, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"no tokenizer could be loaded from {folder_or_hub_id}: {first_line(error)}") from error
+        raise ModelError(
+            f"no tokenizer could be loaded from {folder_or_hub_id}: {first_line(error)}"
+        ) from error
     if not tokenizer.is_fast:
-        raise ModelError(f"{folder_or_hub_id}: a fast tokenizer (tokenizer.json) is needed for character offsets")
+        raise ModelError(
+            f"{folder_or_hub_id}: a fast tokenizer (tokenizer.json) is needed for character offsets"
+        )
     return tokenizer
 
 
@@ -36,14 +46,18 @@ def load_model(
     quantize: str | None = None,
     for_training: bool = True,
 ) -> PreTrainedModel:
-    """The causal language model of a folder or hub id, its attention replaced for packed trees if `for_training`.
+    """The causal language model of a folder or hub id, its attention replaced for packed trees if
+    `for_training`.
 
-    Raises `ModelError` for a checkpoint that holds only pickled weights, or whose class cannot run packed trees.
+    Raises `ModelError` for a checkpoint that holds only pickled weights, or whose class cannot run packed
+    trees.
     """
     folder = Path(folder_or_hub_id)
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
         pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLE_SUFFIXES)
-        found = f"; {', '.join(pickles[:3])} would need unpickling, convert it to safetensors" if pickles else ""
+        found = (
+            f"; {', '.join(pickles[:3])} would need unpickling, convert it to safetensors" if pickles else ""
+        )
         raise ModelError(f"{folder_or_hub_id}: no *.safetensors here{found}")
     try:
         config = AutoConfig.from_pretrained(folder_or_hub_id, trust_remote_code=trust_remote_code)
@@ -64,13 +78,18 @@ def load_model(
 
 
 def use_forest_attention(model: PreTrainedModel) -> None:
-    """Switches a model to packed trees; refuses a class whose output would not be the plain projection of its state."""
+    """Switches a model to packed trees; refuses a class whose output would not be the plain projection of its
+    state."""
     config = model.config.get_text_config()
     for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
         if getattr(config, name, None) not in (None, 1, 1.0):
-            raise ModelError(f"{type(model).__name__}: logits are rescaled ({name}), which the head does not support yet")
+            raise ModelError(
+                f"{type(model).__name__}: logits are rescaled ({name}), which the head does not support yet"
+            )
     if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
-        raise ModelError(f"{type(model).__name__}: sliding-window attention is not supported on packed trees yet")
+        raise ModelError(
+            f"{type(model).__name__}: sliding-window attention is not supported on packed trees yet"
+        )
     head = model.get_output_embeddings()
     if head is None or getattr(head, "bias", None) is not None:
         raise ModelError(f"{type(model).__name__}: a vocabulary projection without bias is needed")
@@ -92,7 +111,8 @@ def quantization(kind: str, dtype: torch.dtype) -> Any:
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
-    """A folder that transformers, vLLM and the llama.cpp converters load: safetensors, tokenizer, template."""
+    """A folder that transformers, vLLM and the llama.cpp converters load: safetensors, tokenizer,
+    template."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     refuse_pickles(folder)

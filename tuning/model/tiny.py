@@ -1,8 +1,8 @@
 """A Llama small enough to train from nothing on a laptop, and a tokenizer of the same kind as LLM-jp's.
 
-The tokenizer is a Unigram model with byte fallback and LLM-jp's normalizers: `▁` for a space and at the start of a
-text, newline only as the byte `<0x0A>`. The trainer adds no byte pieces by itself, so the 256 of them are appended
-here; without them every rare character would be `<unk>`.
+The tokenizer is a Unigram model with byte fallback and LLM-jp's normalizers: `▁` for a space and at the start
+of a text, newline only as the byte `<0x0A>`. The trainer adds no byte pieces by itself, so the 256 of them
+are appended here; without them every rare character would be `<unk>`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,17 @@ import json
 from collections.abc import Iterable
 
 import torch
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -49,7 +59,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         ),
     )
     vocabulary = json.loads(learner.to_str())["model"]["vocab"]
-    learnt = [(piece, score) for piece, score in vocabulary if piece not in CONTROL_TOKENS]
+    learnt = [(entry[0], entry[1]) for entry in vocabulary if entry[0] not in CONTROL_TOKENS]
     pieces = [(token, 0.0) for token in CONTROL_TOKENS]
     pieces += [(f"<0x{byte:02X}>", BYTE_SCORE) for byte in range(256)]
     tokenizer = Tokenizer(models.Unigram(pieces + learnt, unk_id=0, byte_fallback=True))
@@ -62,7 +72,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
             decoders.Replace(Regex(r"(?<!\n)^ "), ""),
         ]
     )
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in CONTROL_TOKENS])
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in CONTROL_TOKENS]
+    )
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]
     )
@@ -79,12 +91,20 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 def rendered_headers(template: str) -> str:
     """What a chat template writes around messages, so that a tokenizer learns pieces for it."""
     messages = [{"role": "user", "content": ""}, {"role": "assistant", "content": ""}]
-    rendered, _ = render_jinja_template(conversations=[messages], chat_template=template, bos_token="", eos_token="")
+    rendered, _ = render_jinja_template(
+        conversations=[messages], chat_template=template, bos_token="", eos_token=""
+    )
     return str(rendered[0])
 
 
 def tiny_llama(
-    tokenizer: PreTrainedTokenizerBase, *, hidden_size: int, layers: int, heads: int, key_value_heads: int, seed: int
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    hidden_size: int,
+    layers: int,
+    heads: int,
+    key_value_heads: int,
+    seed: int,
 ) -> LlamaForCausalLM:
     """A Llama with random weights for this tokenizer: untied embeddings, 4,096 positions."""
     config = LlamaConfig(

@@ -1,7 +1,7 @@
 """Checkpoints that survive a kill at any moment and resume bit for bit: safetensors and JSON, no pickle.
 
-A checkpoint is written beside its final name, synced, then renamed, so a name that exists is whole; its manifest of
-hashes is verified before it is used, and an older whole one is taken when the newest is damaged.
+A checkpoint is written beside its final name, synced, then renamed, so a name that exists is whole; its
+manifest of hashes is verified before it is used, and an older whole one is taken when the newest is damaged.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint whose files match their hashes, and a line for each damaged one passed over."""
-    damaged = []
+    damaged: list[str] = []
     for path in reversed(checkpoints(folder)):
         problem = damage(path)
         if problem is None:
@@ -100,10 +100,11 @@ def step_of(checkpoint: Path) -> int:
 def load_weights(checkpoint: Path, model: nn.Module) -> None:
     """Puts the trained tensors back into the model."""
     saved = load_file(checkpoint / "model.safetensors")
-    current = {name: tensor for name, tensor in model.named_parameters() if name in saved}
-    current |= {name: tensor for name, tensor in model.named_buffers() if name in saved}
+    current: dict[str, Tensor] = {name: item for name, item in model.named_parameters() if name in saved}
     if set(current) != set(saved):
-        raise ValueError(f"{checkpoint}: tensors that this model lacks: {sorted(set(saved) - set(current))[:3]}")
+        raise ValueError(
+            f"{checkpoint}: tensors that this model lacks: {sorted(set(saved) - set(current))[:3]}"
+        )
     with torch.no_grad():
         for name, tensor in saved.items():
             current[name].copy_(tensor)
@@ -126,7 +127,11 @@ def load_random(checkpoint: Path, rank: int) -> None:
 
 def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Named tensors that training changes: trainable parameters, shared ones once."""
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.named_parameters() if tensor.requires_grad}
+    return {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in model.named_parameters()
+        if tensor.requires_grad
+    }
 
 
 def random_state() -> dict[str, Any]:

@@ -37,7 +37,8 @@ def held_out_loss(
     reduce: Reduce = lambda tensor: tensor,
     context: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
 ) -> dict[str, float]:
-    """Mean negative log-likelihood per target token in nats: `loss` over all sources, `loss/<source>` for each."""
+    """Mean negative log-likelihood per target token in nats: `loss` over all sources, `loss/<source>` for
+    each."""
     totals: dict[str, Tensor] = {}
     for source, examples in dev.items():
         total = torch.zeros(2, dtype=torch.float64, device=device)
@@ -66,8 +67,8 @@ def held_out_preferences(
 ) -> dict[str, float]:
     """`accuracy`: share of pairs with log p(chosen) > log p(rejected), sums over targets, no reference.
 
-    With a reference store also `rewards/accuracies`: the share in which the policy moved towards the chosen answer. A
-    tie counts half in both. `pairs` is how many there were.
+    With a reference store also `rewards/accuracies`: the share in which the policy moved towards the chosen
+    answer. A tie counts half in both. `pairs` is how many there were.
     """
     total = torch.zeros(3, dtype=torch.float64, device=device)
     for micro_batch in micro_batches(examples, division, preference=True):
@@ -77,7 +78,10 @@ def held_out_preferences(
             _, log_probs = model(forest)
         sums = sequence_sums(log_probs, forest.target_sequence, forest.num_sequences)[: 2 * pairs]
         chosen, rejected = sums[0::2], sums[1::2]
-        figures = [torch.tensor(float(pairs), dtype=torch.float64, device=device), wins(chosen, rejected).sum()]
+        figures = [
+            torch.tensor(float(pairs), dtype=torch.float64, device=device),
+            wins(chosen, rejected).sum(),
+        ]
         if store is None:
             figures.append(torch.zeros_like(figures[0]))
         else:
@@ -90,7 +94,8 @@ def held_out_preferences(
 
 
 def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95 % interval of a share observed over `count` cases (Wilson 1927, doi:10.1080/01621459.1927.10502953)."""
+    """The 95 % interval of a share observed over `count` cases (Wilson 1927,
+    doi:10.1080/01621459.1927.10502953)."""
     if count == 0:
         return 0.0, 1.0
     centre = share + z * z / (2 * count)

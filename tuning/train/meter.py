@@ -14,11 +14,13 @@ import torch
 class Meter:
     """Shows the steps of one training stage; everything shown also stands in `metrics.jsonl`.
 
-    On a terminal a bar is redrawn in place. Elsewhere each shown step is one line of `key=value` words, so that
-    `grep loss= slurm.log` works.
+    On a terminal a bar is redrawn in place. Elsewhere each shown step is one line of `key=value` words, so
+    that `grep loss= slurm.log` works.
     """
 
-    def __init__(self, name: str, num_steps: int, *, first_step: int = 0, every: int = 1, enabled: bool = True) -> None:
+    def __init__(
+        self, name: str, num_steps: int, *, first_step: int = 0, every: int = 1, enabled: bool = True
+    ) -> None:
         self.name, self.num_steps, self.first_step, self.every = name, num_steps, first_step, every
         self.enabled = enabled
         self.started = time.monotonic()
@@ -47,7 +49,11 @@ class Meter:
             shown = " ".join(f"{key} {value}" for key, value in figures.items() if key not in ("step", "eta"))
             self._bar.update(self._task, completed=step, figures=shown)
         elif step % self.every == 0 or step in (self.first_step + 1, self.num_steps):
-            print(f"{self.name} " + " ".join(f"{key}={value}" for key, value in figures.items()), file=sys.stderr, flush=True)
+            print(
+                f"{self.name} " + " ".join(f"{key}={value}" for key, value in figures.items()),
+                file=sys.stderr,
+                flush=True,
+            )
 
     def figures(self, step: int, metrics: Mapping[str, Any]) -> dict[str, str]:
         """What is shown of a step, as text."""

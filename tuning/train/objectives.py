@@ -1,7 +1,7 @@
 """Objectives as pure functions of target log-probs: no model, no trainer, no normalisation by micro-batch.
 
-Weights arrive already divided by the total of the whole optimizer step, so that the sum of an objective over all
-micro-rows and ranks is the step's loss, however the step was divided.
+Weights arrive already divided by the total of the whole optimizer step, so that the sum of an objective over
+all micro-rows and ranks is the step's loss, however the step was divided.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from torch.nn import functional
 
 
 def sft_loss(log_probs: Tensor, target_weight: Tensor) -> Tensor:
-    """Weighted negative log-likelihood, a scalar in nats: `-sum(target_weight * log_probs)`, both (targets,)."""
+    """Weighted negative log-likelihood, a scalar in nats: `-sum(target_weight * log_probs)`, both
+    (targets,)."""
     return -(target_weight.to(log_probs.dtype) * log_probs).sum()
 
 
@@ -36,13 +37,14 @@ def sigmoid_loss(
 ) -> Tensor:
     """DPO's loss of each pair, (pairs,), from sums of log-probs under policy and reference, each (pairs,).
 
-    -log sigmoid(beta * h) with h = (chosen - reference_chosen) - (rejected - reference_rejected), equation 7 of
-    Rafailov et al. 2023 (arXiv:2305.18290). `label_smoothing` is the assumed share of flipped labels, the conservative
-    DPO of Mitchell 2023.
+    -log sigmoid(beta * h) with h = (chosen - reference_chosen) - (rejected - reference_rejected), equation 7
+    of Rafailov et al. 2023 (arXiv:2305.18290). `label_smoothing` is the assumed share of flipped labels, the
+    conservative DPO of Mitchell 2023.
     """
     margin = beta * ((chosen - reference_chosen) - (rejected - reference_rejected))
     return -(
-        functional.logsigmoid(margin) * (1 - label_smoothing) + functional.logsigmoid(-margin) * label_smoothing
+        functional.logsigmoid(margin) * (1 - label_smoothing)
+        + functional.logsigmoid(-margin) * label_smoothing
     )
 
 

@@ -1,7 +1,7 @@
 """Log-probs under the reference model, computed once per sequence and stored by content.
 
-A sequence's sum depends on its tokens, its targets and the reference's weights, on nothing else of the recipe; so the
-store is keyed by those, and changing beta, the learning rate or the schedule reuses it.
+A sequence's sum depends on its tokens, its targets and the reference's weights, on nothing else of the
+recipe; so the store is keyed by those, and changing beta, the learning rate or the schedule reuses it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ VERSION = 1
 
 
 def reference_key(start: str, *, precision: str) -> str:
-    """Hex digest of what the reference computes: the checkpoint's files (a hub id: its resolved revision), the precision."""
+    """Hex digest of what the reference computes: the checkpoint's files (a hub id: its resolved revision),
+    the precision."""
     folder = Path(start)
     if folder.is_dir():
         contents = sha256_of_folder(folder)

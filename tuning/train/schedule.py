@@ -10,8 +10,9 @@ def learning_rate_factor(
 ) -> float:
     """Share of the peak learning rate at 0-based `step`: a linear rise, then `schedule` down to `minimum`.
 
-    The rise and the cosine and linear falls are those of transformers' schedules (step s of w warm-up steps gets
-    s / w, so the first step's rate is 0 when there is a warm-up); `minimum` is a share of the peak. `constant` stays.
+    The rise and the cosine and linear falls are those of transformers' schedules (step s of w warm-up steps
+    gets s / w, so the first step's rate is 0 when there is a warm-up); `minimum` is a share of the peak.
+    `constant` stays.
     """
     if step < warmup_steps:
         return step / warmup_steps

@@ -1,8 +1,8 @@
 """Which rows make which optimizer step, and how a step becomes micro-rows on each rank.
 
-The order of rows is a pure function of the mixture and the seed. A step is the next `batch_rows` rows of that order,
-whatever the number of GPUs and the token budget; only afterwards is it divided by tokens. So resuming needs one
-integer, and changing the hardware changes nothing that is learnt.
+The order of rows is a pure function of the mixture and the seed. A step is the next `batch_rows` rows of that
+order, whatever the number of GPUs and the token budget; only afterwards is it divided by tokens. So resuming
+needs one integer, and changing the hardware changes nothing that is learnt.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from tuning.forest.batch import ForestBatch, collate
 
 @dataclass(frozen=True)
 class Example:
-    """One encoded row: the sequence of a conversation (several where a template expands turns), or a pair's two."""
+    """One encoded row: the sequence of a conversation (several where a template expands turns), or a pair's
+    two."""
 
     id: str
     source: str
@@ -54,7 +55,8 @@ class MicroBatch:
 
     forest: ForestBatch
     examples: tuple[Example, ...]
-    """In the order of the row's sequences; for pairs, sequences 2 i and 2 i + 1 are example i's chosen and rejected."""
+    """In the order of the row's sequences; for pairs, sequences 2 i and 2 i + 1 are example i's chosen and
+    rejected."""
     sequence_source: Tensor
     """int64, (sequences,): index of each sequence's source in `sources`."""
     sources: tuple[str, ...]
@@ -87,17 +89,21 @@ class Step:
 
 @dataclass(frozen=True)
 class Order:
-    """The order of a mixture's rows: groups shuffled by seed and epoch, every pass by itself, then interleaved."""
+    """The order of a mixture's rows: groups shuffled by seed and epoch, every pass by itself, then
+    interleaved."""
 
     groups: Mapping[str, list[list[Example]]]
     """Per source, its groups in the order of the file."""
     weights: Mapping[str, float]
-    """Passes over a source in an epoch: 4 is four differently shuffled passes, 0.5 a seeded half of the groups."""
+    """Passes over a source in an epoch: 4 is four differently shuffled passes, 0.5 a seeded half of the
+    groups."""
     seed: int
 
     @property
     def rows_per_epoch(self) -> int:
-        return sum(len(group) for source in self.groups for _, groups in self._passes(source) for group in groups)
+        return sum(
+            len(group) for source in self.groups for _, groups in self._passes(source) for group in groups
+        )
 
     def epoch(self, epoch: int) -> list[tuple[tuple[object, ...], Example]]:
         """The rows of an epoch with the key of the group occurrence that each belongs to."""
@@ -106,7 +112,8 @@ class Order:
             for number, groups in self._passes(source):
                 random = generator(self.seed, "order", epoch, source, number)
                 shuffled = random.permutation(len(groups))
-                # Group i of n lands somewhere in the i-th n-th of the epoch, so a source is spread over all of it.
+                # Group i of n lands somewhere in the i-th n-th of the epoch, so a source is spread over all
+                # of it.
                 places = (np.arange(len(groups)) + random.random(len(groups))) / max(1, len(groups))
                 for place, index in zip(places.tolist(), shuffled.tolist(), strict=True):
                     placed.append((place, (epoch, source, number, index), groups[index]))
@@ -142,10 +149,8 @@ class Schedule:
         """The steps from 0-based `start` on, as the division's rank sees them."""
         rows_per_epoch = self.order.rows_per_epoch
         first_epoch, skip = divmod(start * self.batch_rows, rows_per_epoch)
-        rows = (
-            row for epoch in itertools.count(first_epoch) for row in self.order.epoch(epoch)
-        )
-        rows = itertools.islice(rows, skip, None)
+        endless = (row for epoch in itertools.count(first_epoch) for row in self.order.epoch(epoch))
+        rows = itertools.islice(endless, skip, None)
         for index in range(start, self.num_steps):
             count = min(self.batch_rows, self.num_rows - index * self.batch_rows)
             taken = list(itertools.islice(rows, count))
@@ -166,7 +171,8 @@ def divide(
     epoch: float = 0.0,
     total_weight: float | None = None,
 ) -> Step:
-    """The step made of these groups. `total_weight` replaces what the weights are divided by (1 for evaluation sums)."""
+    """The step made of these groups. `total_weight` replaces what the weights are divided by (1 for
+    evaluation sums)."""
     if not division.share_prefix:
         units = [[example] for unit in units for example in unit]
     grown = [_grow(unit, division.share_prefix) for unit in units]
@@ -183,7 +189,14 @@ def divide(
         index=index,
         epoch=epoch,
         micro_batches=tuple(
-            _micro_batch([units[item] for item in items], [grown[item] for item in items], division, sources, total, is_preference)
+            _micro_batch(
+                [units[item] for item in items],
+                [grown[item] for item in items],
+                division,
+                sources,
+                total,
+                is_preference,
+            )
             for items in bins
         ),
         num_rows=len(examples),

@@ -1,8 +1,8 @@
 """One `transformers.Trainer` for every objective, through public hooks only.
 
-One item of the loader is one optimizer step: this rank's micro-rows, their weights already divided by the totals of
-the whole global step. `training_step` loops over them and lets accelerate synchronise at the last, so loss and gradient
-are the same for any token budget, accumulation or number of ranks.
+One item of the loader is one optimizer step: this rank's micro-rows, their weights already divided by the
+totals of the whole global step. `training_step` loops over them and lets accelerate synchronise at the last,
+so loss and gradient are the same for any token budget, accumulation or number of ranks.
 """
 
 from __future__ import annotations
@@ -91,12 +91,16 @@ class StepLoader:
 
 
 class ChatTrainer(Trainer):
-    """Trains a `TargetModel` on a `Schedule` with an `Objective`; resumes from the newest whole checkpoint."""
+    """Trains a `TargetModel` on a `Schedule` with an `Objective`; resumes from the newest whole
+    checkpoint."""
 
     loss_is_scaled_for_ga = True
 
-    def __init__(self, model: nn.Module, args: TrainingArguments, session: Session, objective: Objective) -> None:
-        self.session, self.objective = session, objective
+    def __init__(
+        self, model: nn.Module, args: TrainingArguments, session: Session, objective: Objective
+    ) -> None:
+        self.session = session
+        self.objective: Objective = objective
         self.model_accepts_loss_kwargs = False
         super().__init__(model=model, args=args)
         self.remove_callback(PrinterCallback)
@@ -117,6 +121,17 @@ class ChatTrainer(Trainer):
         self.add_callback(_Resume(self))
 
     @property
+    def policy(self) -> nn.Module:
+        """The model in training, as it is sharded or not, without gradient synchronisation."""
+        assert self.model is not None
+        return self.model
+
+    @property
+    def _optimizer(self) -> torch.optim.Optimizer:
+        assert self.optimizer is not None
+        return self.optimizer
+
+    @property
     def division(self) -> Division:
         """This rank's share of the work."""
         return Division(
@@ -129,7 +144,9 @@ class ChatTrainer(Trainer):
     def get_train_dataloader(self) -> StepLoader:  # type: ignore[override]
         return StepLoader(self.session.schedule, self.division, self.start_step)
 
-    def get_batch_samples(self, epoch_iterator: Iterator[Step], num_batches: int, device: Any) -> tuple[list[Step], None]:
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Step], num_batches: int, device: Any
+    ) -> tuple[list[Step], None]:
         """The next step; its weights are divided already, so there is nothing to count."""
         return list(itertools.islice(epoch_iterator, num_batches)), None
 
@@ -150,7 +167,7 @@ class ChatTrainer(Trainer):
                 warmup_steps=session.warmup_steps,
                 minimum=session.min_learning_rate / session.learning_rate if session.learning_rate else 0.0,
             )
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self._optimizer, factor)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -176,14 +193,14 @@ class ChatTrainer(Trainer):
                 f"{self.session.name}: the loss of step {inputs.index + 1} is {total[0]}; no update was made, "
                 f"checkpoints up to step {inputs.index} are untouched; rows of this rank: {', '.join(rows[:8])}"
             )
-        rows = "pairs" if self.session.schedule.is_preference else "rows"
+        unit = "pairs" if self.session.schedule.is_preference else "rows"
         self._pending = {
             "step": inputs.index + 1,
             "loss": total[0],
             "grad_norm": None,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": self._optimizer.param_groups[0]["lr"],
             "epoch": inputs.epoch,
-            rows: inputs.num_rows,
+            unit: inputs.num_rows,
             "tokens": inputs.num_tokens,
             "target_tokens": inputs.num_targets,
             "micro_steps": len(inputs.micro_batches),
@@ -220,13 +237,19 @@ class ChatTrainer(Trainer):
             append_jsonl(session.metrics_file, line)
         self.meter.show(step, line)
         if step % session.log_steps == 0 or is_last:
-            super().log({name: value for name, value in line.items() if isinstance(value, (int, float)) and name != "step"})
+            super().log(
+                {
+                    name: value
+                    for name, value in line.items()
+                    if isinstance(value, (int, float)) and name != "step"
+                }
+            )
         if session.evaluate and (is_last or (session.eval_steps and step % session.eval_steps == 0)):
             self._evaluate_now(step)
         stops = self._asked_to_stop(step)
         every = session.save_steps or max(1, session.schedule.num_steps // 10)
         if stops or is_last or step % every == 0:
-            self._save(step)
+            self._checkpoint(step)
         if stops and not is_last:
             self.meter.close()
             raise Interrupted(
@@ -236,15 +259,17 @@ class ChatTrainer(Trainer):
 
     def _evaluate_now(self, step: int) -> None:
         assert self.session.evaluate is not None
-        self.model.eval()
-        figures = self.session.evaluate(self.model, self)
-        self.model.train()
+        self.policy.eval()
+        figures = self.session.evaluate(self.policy, self)
+        self.policy.train()
         if self.is_world_process_zero():
             append_jsonl(self.session.folder / "evaluation.jsonl", {"step": step, **figures})
-        self.meter.note(f"step={step} " + " ".join(f"{k}={v:.4f}" for k, v in figures.items() if isinstance(v, float)))
+        self.meter.note(
+            f"step={step} " + " ".join(f"{k}={v:.4f}" for k, v in figures.items() if isinstance(v, float))
+        )
         super().log({f"eval_{name}": value for name, value in figures.items() if isinstance(value, float)})
 
-    def _save(self, step: int) -> None:
+    def _checkpoint(self, step: int) -> None:
         states = gather_object([checkpoint.random_state()])
         if self.is_world_process_zero():
             checkpoint.save(
@@ -278,25 +303,29 @@ class ChatTrainer(Trainer):
     def compute_reference(self, store: ReferenceStore, dev: list[Example]) -> None:
         """Fills `store` with the reference's sums for every pair of the run and of `dev` that it lacks.
 
-        The model is the reference as long as nothing was trained, its adapter switched off. The pass runs over the
-        very micro-rows of the run's steps, so the first step's loss is exactly ln 2.
+        The model is the reference as long as nothing was trained, its adapter switched off. The pass runs
+        over the very micro-rows of the run's steps, so the first step's loss is exactly ln 2.
         """
         computed: dict[str, tuple[Example, list[float]]] = {}
 
         def compute(micro_batch: MicroBatch) -> None:
-            fresh = [example for example in micro_batch.examples if example not in store and example.id not in computed]
+            fresh = [
+                example
+                for example in micro_batch.examples
+                if example not in store and example.id not in computed
+            ]
             if not fresh:
                 return
             forest = micro_batch.forest.to(self.args.device)
             with self.compute_loss_context_manager():
-                _, log_probs = self.model(forest)
+                _, log_probs = self.policy(forest)
             sums = sequence_sums(log_probs, forest.target_sequence, forest.num_sequences).tolist()
             for number, example in enumerate(micro_batch.examples):
                 computed[example.id] = (example, sums[2 * number : 2 * number + 2])
 
         started = time.monotonic()
-        self.model.eval()
-        with reference_of(self.model):
+        self.policy.eval()
+        with reference_of(self.policy):
             for step in self.session.schedule.steps(self.division):
                 for micro_batch in step.micro_batches:
                     compute(micro_batch)
@@ -312,7 +341,7 @@ class ChatTrainer(Trainer):
     def run(self) -> None:
         """Trains to the end of the schedule, or raises `Interrupted` after a checkpoint."""
         if self._resume_from is not None:
-            checkpoint.load_weights(self._resume_from, self.model)
+            checkpoint.load_weights(self._resume_from, self.policy)
             self.meter.note(f"resumes after step {self.start_step}/{self.session.schedule.num_steps}")
         self._cut_metrics()
         with _stop_signals():
@@ -371,8 +400,11 @@ def _stop_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def training_arguments(folder: Path, *, precision: torch.dtype, settings: Mapping[str, Any], num_steps: int) -> TrainingArguments:
-    """Trainer's arguments: what this library decides, then `settings` (optimizer and the recipe's `trainer:`)."""
+def training_arguments(
+    folder: Path, *, precision: torch.dtype, settings: Mapping[str, Any], num_steps: int
+) -> TrainingArguments:
+    """Trainer's arguments: what this library decides, then `settings` (optimizer and the recipe's
+    `trainer:`)."""
     return TrainingArguments(
         **{
             "output_dir": str(folder / "checkpoints"),
@@ -402,14 +434,19 @@ def imitation(model: nn.Module, micro_batch: MicroBatch) -> tuple[Tensor, Metric
     owner = micro_batch.sequence_source[forest.target_sequence]
     weight = forest.target_weight.to(torch.float64)
     empty = torch.zeros(len(micro_batch.sources), dtype=torch.float64, device=weight.device)
-    by_source = torch.stack([empty.index_add(0, owner, -weight * log_probs), empty.index_add(0, owner, weight)])
-    return loss, {f"loss/{name}": tuple(by_source[:, index]) for index, name in enumerate(micro_batch.sources)}
+    by_source = torch.stack(
+        [empty.index_add(0, owner, -weight * log_probs), empty.index_add(0, owner, weight)]
+    )
+    return loss, {
+        f"loss/{name}": tuple(by_source[:, index]) for index, name in enumerate(micro_batch.sources)
+    }
 
 
 def preference_objective(
     loss_per_pair: Callable[..., Tensor], store: ReferenceStore, *, beta: float, **options: float
 ) -> Objective:
     """A preference loss over pairs, with the reference's sums read from `store`."""
+
     def objective(model: nn.Module, micro_batch: MicroBatch) -> tuple[Tensor, Metrics]:
         forest = micro_batch.forest
         zero, log_probs = model(forest)
