@@ -1,7 +1,8 @@
-"""Named sources become one weighted, seeded, encoded set: built rows -> dev split -> encoded examples -> order.
+"""Named sources become one weighted, seeded, encoded set: built rows -> dev split -> encoded examples ->
+order.
 
-Encoding is kept by content (rows, template, tokenizer, version of this room), so a changed weight, seed or batch size
-encodes nothing again. Every row that does not reach training is counted with its reason.
+Encoding is kept by content (rows, template, tokenizer, version of this room), so a changed weight, seed or
+batch size encodes nothing again. Every row that does not reach training is counted with its reason.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from tuning.train.steps import Example, Order, generator
 
 VERSION = 1
 DEV_SHARE = 0.1
-"""A source gives at most this share of its rows to the dev set, unless its mix entry names a number itself."""
+"""A source gives at most this share of its rows to the dev set, unless its mix entry names a number
+itself."""
 
 
 class MixtureError(ValueError):
@@ -79,8 +81,9 @@ def built_rows(folder: str | Path, *, preference: bool, stage: str) -> list[Row]
 def split(rows: list[Row], share: Share, seed: int, source: str) -> Split:
     """Holds out whole groups until `share.dev_rows` rows are reached, at most 10 % of the source.
 
-    Depends on the rows, the seed and the source's name alone, so that base training, SFT and evaluation hold out the
-    same. At least one group stays for training.
+    Depends on the rows, the seed and the source's name alone, so that base training, SFT and evaluation hold
+    out the same. Most rows stay for training, unless the mix entry itself asks for all of them: then the
+    source is held out whole.
     """
     limit = share.dev_rows if share.dev_rows_are_exact else min(share.dev_rows, int(DEV_SHARE * len(rows)))
     groups: dict[str, list[int]] = {}
@@ -88,12 +91,10 @@ def split(rows: list[Row], share: Share, seed: int, source: str) -> Split:
         groups.setdefault(row.group_key, []).append(index)
     names = list(groups)
     held_out: set[int] = set()
-    left = len(names)
     for number in generator(seed, "dev", source).permutation(len(names)).tolist():
         members = groups[names[number]]
-        if left > 1 and len(held_out) + len(members) <= limit:
+        if len(held_out) + len(members) <= limit:
             held_out.update(members)
-            left -= 1
     return Split(
         train=[row for index, row in enumerate(rows) if index not in held_out],
         dev=[row for index, row in enumerate(rows) if index in held_out],
@@ -113,7 +114,8 @@ def mix(
     seed: int,
     cache: Path,
 ) -> Mixture:
-    """The mixture of the built datasets in `folders`, each with its share; raises `MixtureError` if nothing is left."""
+    """The mixture of the built datasets in `folders`, each with its share; raises `MixtureError` if nothing
+    is left."""
     groups: dict[str, list[list[Example]]] = {}
     dev: dict[str, list[Example]] = {}
     sources: dict[str, dict[str, Any]] = {}
@@ -149,9 +151,16 @@ def mix(
             "notes": dict(notes),
         }
         check_counts(sources[name], f"{stage}: {name}")
-        if not train:
-            why = ", ".join(f"{code} {count}" for code, count in dropped.items()) or "every row is held out"
+        if not train and (parts.train or not dev[name]):  # a source may be held out whole, not dropped whole
+            why = ", ".join(f"{code} {count}" for code, count in dropped.items()) or "it has no rows"
             raise MixtureError(f"{stage}: no row of {name} is left to train on ({why})")
+        if groups[name] and round(share.weight * len(groups[name])) == 0:
+            few = f"the {len(groups[name])} groups of {name}"
+            raise MixtureError(f"{stage}: weight {share.weight:g} of {few} takes none")
+    if not any(groups.values()):
+        raise MixtureError(
+            f"{stage}: every row of {', '.join(shares)} is held out; nothing is left to train on"
+        )
     order = Order(groups, {name: share.weight for name, share in shares.items()}, seed)
     return Mixture(order, {name: examples for name, examples in dev.items() if examples}, sources)
 
@@ -159,7 +168,8 @@ def mix(
 def encode_rows(
     rows: list[Row], file: Path, tokenizer: PreTrainedTokenizerBase, template: Template, cache: Path
 ) -> list[list[EncodedSequence] | str]:
-    """Per row its sequences, or the code of the reason why the template cannot carry it; kept under `cache`."""
+    """Per row its sequences, or the code of the reason why the template cannot carry it; kept under
+    `cache`."""
     key = fingerprint([VERSION, sha256_of_file(file), template.fingerprint, tokenizer_fingerprint(tokenizer)])
     shard = cache / f"{key[:32]}.safetensors"
     if shard.is_file():
@@ -183,7 +193,7 @@ def _write_shard(path: Path, results: list[list[EncodedSequence] | str]) -> None
     sequences = [item for result in results if not isinstance(result, str) for item in result]
     empty = np.empty(0, dtype=np.int32)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    tensors = {
+    tensors: dict[str, np.ndarray] = {
         "input_ids": np.concatenate([empty, *(item.input_ids for item in sequences)]).astype(np.int32),
         "is_target": np.concatenate([empty, *(item.is_target for item in sequences)]).astype(np.uint8),
         "ends": np.cumsum([len(item.input_ids) for item in sequences], dtype=np.int64),
