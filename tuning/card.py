@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from tuning.evaluate.table import comparison, markdown
@@ -23,13 +25,16 @@ def model_card(
     example: Mapping[str, str],
 ) -> str:
     """README.md of a released model. Every count comes from the manifests and records given."""
+    base, is_here = (Path(base).name, True) if os.path.isabs(base) else (base, base == "tiny")
+    template = Path(template).name
     restricted = [source for source, manifest in manifests.items() if manifest["use_restrictions"]]
     terms = sorted({str(manifest["licence"]) for manifest in manifests.values()})
     front = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
-    if base != "tiny":
+    if not is_here:  # a folder of ours is nothing that a hub could link to
         front += [f"base_model: {base}", "base_model_relation: finetune"]
     front += ["language:", *(f"- {language}" for language in languages)] if languages else []
-    front += [f"license: {licence}"] if licence else ["license: other", "license_name: see-licences-of-the-sources"]
+    other = ["license: other", "license_name: see-licences-of-the-sources"]
+    front += [f"license: {licence}"] if licence else other
     front += ["tags:", "- tuning", *(f"- {stage}" for stage in stages), "---"]
     lines = [
         *front,
@@ -59,17 +64,18 @@ def model_card(
     if figures:
         lines += ["## Measured", "", markdown(comparison(figures)), ""]
         lines += [
-            "Accuracy is the share of held-out pairs whose preferred answer has the larger log-probability, without a "
-            "reference; the bracket is its 95 % interval.",
+            "Accuracy is the share of held-out pairs whose preferred answer has the larger log-probability, "
+            "without a reference; the bracket is its 95 % interval.",
             "",
         ]
     lines += ["## Data", ""]
-    lines += ["| source | rows in | kept | dropped | licence | builder |", "| --- | ---: | ---: | --- | --- | --- |"]
+    lines += ["| source | rows in | kept | dropped | licence | builder | revision |"]
+    lines += ["| --- | ---: | ---: | --- | --- | --- | --- |"]
     for source, manifest in manifests.items():
         dropped = ", ".join(f"{code} {count}" for code, count in manifest["rows_dropped"].items()) or "none"
         lines.append(
-            f"| {source} | {manifest['rows_in']} | {manifest['rows_kept']} | {dropped} | {manifest['licence']} | "
-            f"{manifest['builder']} |"
+            f"| {source} | {manifest['rows_in']} | {manifest['rows_kept']} | {dropped} | "
+            f"{manifest['licence']} | {manifest['builder']} | {manifest.get('revision') or '-'} |"
         )
     lines.append("")
     for stage, record in stages.items():
@@ -81,8 +87,9 @@ def model_card(
         for source, counts in record["sources"].items():
             dropped = ", ".join(f"{code} {count}" for code, count in counts["rows_dropped"].items()) or "none"
             lines.append(
-                f"| {source} | {counts['rows_in']} | {counts['rows_kept']} | {dropped} | {counts['train_rows']} | "
-                f"{counts['dev_rows']} | {counts['weight']:g} | {counts['target_tokens']} |"
+                f"| {source} | {counts['rows_in']} | {counts['rows_kept']} | {dropped} | "
+                f"{counts['train_rows']} | {counts['dev_rows']} | {counts['weight']:g} | "
+                f"{counts['target_tokens']} |"
             )
         lines.append("")
     lines += ["## Licences and attribution", ""]
@@ -93,5 +100,6 @@ def model_card(
         lines += [f"  - {restriction}" for restriction in manifest["use_restrictions"]]
     if restricted:
         lines += ["", f"Sources with terms of their own, which bind this model too: {', '.join(restricted)}."]
-    lines += ["", "## Recipe", "", "```yaml", recipe_yaml.rstrip(), "```", "", "[tuning]: https://pypi.org/project/tuning/", ""]
+    lines += ["", "## Recipe", "", "```yaml", recipe_yaml.rstrip(), "```", ""]
+    lines += ["[tuning]: https://pypi.org/project/tuning/", ""]
     return "\n".join(lines)

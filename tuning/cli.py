@@ -1,4 +1,5 @@
-"""The command line. Everything heavy is imported by the command that needs it: `tuning --help` imports no torch."""
+"""The command line. Everything heavy is imported by the command that needs it: `tuning --help` imports no
+torch."""
 
 from __future__ import annotations
 
@@ -13,6 +14,17 @@ from typing import Any
 import tuning
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
+WRONG = {
+    "RecipeError",
+    "BuilderError",
+    "RowError",
+    "RowFault",
+    "ChatError",
+    "ModelError",
+    "MixtureError",
+    "StageError",
+}
+"""Names of the exceptions that tell a user what to mend; by name, so that nothing heavy is imported here."""
 
 RECIPE = "a recipe file, or the name of a shipped one (quickstart)"
 OVERRIDES = "settings that replace the recipe's, such as sft.epochs=1"
@@ -20,7 +32,7 @@ OVERRIDES = "settings that replace the recipe's, such as sft.epochs=1"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns 0 when done, 2 when the user's input is wrong, 1 when it failed."""
-    arguments = parser().parse_args(argv)
+    arguments = parsed(argv)
     if not hasattr(arguments, "command"):
         parser().print_help()
         return DONE
@@ -41,10 +53,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
 
 
+def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; `key=value` may stand before, between and behind options, which argparse alone
+    refuses."""
+    top = parser()
+    arguments, rest = top.parse_known_args(argv)
+    target = next((name for name in ("overrides", "options") if hasattr(arguments, name)), None)
+    if rest and (target is None or not all("=" in text and not text.startswith("-") for text in rest)):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest and target is not None:
+        setattr(arguments, target, [*getattr(arguments, target), *rest])
+    return arguments
+
+
 def exit_status(error: Exception) -> int | None:
-    """How a failure is reported: 2 for the user's input, 1 for a run that stopped, None for a fault of this library."""
+    """How a failure is reported: 2 for the user's input, 1 for a run that stopped, None for a fault of this
+    library."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    if names & {"RecipeError", "BuilderError", "RowError", "ChatError", "ModelError", "MixtureError", "StageError"}:
+    if names & WRONG:
         return WRONG_INPUT
     if names & {"Interrupted", "Diverged", "ReleaseError"}:
         return FAILED
@@ -66,7 +92,7 @@ def parser() -> argparse.ArgumentParser:
     top = _parser(
         argparse.ArgumentParser,
         prog="tuning",
-        description="Instruction tuning and preference optimization: from a base checkpoint to a released chat model.",
+        description="Instruction tuning and preference optimization: from a base checkpoint to a chat model.",
         epilog=(
             "examples:\n"
             "  tuning run quickstart                      a base model becomes a chat model, here, on CPU\n"
@@ -89,7 +115,9 @@ def parser() -> argparse.ArgumentParser:
     )
     run.add_argument("recipe", help=RECIPE)
     run.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES)
-    run.add_argument("--from", dest="from_stage", metavar="STAGE", help="run this stage and those behind it again")
+    run.add_argument(
+        "--from", dest="from_stage", metavar="STAGE", help="run this stage and those behind it again"
+    )
     run.add_argument("--to", dest="to_stage", metavar="STAGE", help="the last stage to run")
     run.set_defaults(command=_run)
 
@@ -112,7 +140,9 @@ def parser() -> argparse.ArgumentParser:
     )
     preview.add_argument("recipe", help=RECIPE)
     preview.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES)
-    preview.add_argument("--rows", type=int, default=2, metavar="N", help="rows shown of each source (default 2)")
+    preview.add_argument(
+        "--rows", type=_count, default=2, metavar="N", help="rows shown of each source (default 2)"
+    )
     preview.add_argument("--html", metavar="FILE", help="also write a self-contained page")
     preview.set_defaults(command=_preview)
 
@@ -136,17 +166,26 @@ def parser() -> argparse.ArgumentParser:
     build.add_argument("name", help="a builder: see `tuning data list`")
     build.add_argument("options", nargs="*", metavar="option=value", help="the builder's own options")
     build.add_argument("--input", nargs="+", required=True, metavar="FILE", help="raw files")
-    build.add_argument("--output", required=True, metavar="DIR", help="folder for data.jsonl and manifest.json")
+    build.add_argument(
+        "--output", required=True, metavar="DIR", help="folder for data.jsonl and manifest.json"
+    )
     build.add_argument("--source", help="name of the rows' source (default: the builder's name)")
-    build.add_argument("--on-bad-row", choices=("strict", "quarantine"), default="strict", help="default: strict")
+    build.add_argument(
+        "--on-bad-row", choices=("strict", "quarantine"), default="strict", help="default: strict"
+    )
     build.add_argument("--licence", help="licence id, where the builder does not know it")
     build.add_argument("--language", help="language code (ja, en), where the builder does not know it")
     build.set_defaults(command=_data_build)
-    listing = _command(actions, "list", "every builder, its source, licence and file", "  tuning data list --json")
+    listing = _command(
+        actions, "list", "every builder, its source, licence and file", "  tuning data list --json"
+    )
     listing.add_argument("--json", action="store_true", help="as JSON")
     listing.set_defaults(command=_data_list)
     report = _command(
-        actions, "report", "counts, languages and licences of built datasets", "  tuning data report runs/quickstart/data/*"
+        actions,
+        "report",
+        "counts, languages and licences of built datasets",
+        "  tuning data report runs/quickstart/data/*",
     )
     report.add_argument("folders", nargs="+", metavar="DIR", help="built datasets")
     report.add_argument("--json", action="store_true", help="as JSON")
@@ -161,13 +200,22 @@ def parser() -> argparse.ArgumentParser:
     )
     chat.add_argument("model", help="folder or hub id of a chat model")
     chat.add_argument("--system", help="a system message")
-    chat.add_argument("--max-new-tokens", type=int, default=512, metavar="N", help="limit of an answer (default 512)")
+    chat.add_argument(
+        "--max-new-tokens", type=_count, default=512, metavar="N", help="limit of an answer (default 512)"
+    )
     chat.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 (default) is greedy")
     chat.add_argument("--seed", type=int, default=0, help="of sampling (default 0)")
     chat.set_defaults(command=_chat)
     for group in (data,):
         group.set_defaults(command=lambda arguments, group=group: group.print_help())
     return top
+
+
+def _count(text: str) -> int:
+    """A number above 0, for argparse."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"saw {text!r}; accepted: a whole number above 0")
+    return int(text)
 
 
 def _parser(make: Any, **options: Any) -> argparse.ArgumentParser:
@@ -223,16 +271,16 @@ def _preview(arguments: argparse.Namespace) -> None:
 
 
 def _data_build(arguments: argparse.Namespace) -> None:
-    from data_builders import build
+    from data_builders import BuilderError, build, builders
 
+    info = builders().get(arguments.name)
+    lists = {option.name for option in info.options if option.accepted is None} if info else set()
     options: dict[str, Any] = {}
     for text in arguments.options:
         name, equals, value = text.partition("=")
         if not equals:
-            from data_builders import BuilderError
-
             raise BuilderError(f"{text!r}: an option is given as name=value")
-        options[name] = value.split(",") if "," in value else value
+        options[name] = value.split(",") if name in lists else value
     manifest = build(
         arguments.name,
         arguments.input,
@@ -265,7 +313,7 @@ def _data_list(arguments: argparse.Namespace) -> None:
             print(f"    terms    {'; '.join(info.use_restrictions)}")
         print(f"    file     {info.wanted}")
         for option in info.options:
-            print(f"    option   {option.name}={'|'.join(option.accepted) if option.accepted else '...'}")
+            print(f"    option   {option.name}={'|'.join(option.accepted) if option.accepted else 'one,two'}")
 
 
 def _data_report(arguments: argparse.Namespace) -> None:

@@ -15,14 +15,18 @@ from tuning.schema import Conversation, RowFault, parse_row
 def reports(folders: Iterable[str | Path]) -> list[dict[str, Any]]:
     """For each built dataset its manifest's counts and what its rows show.
 
-    Raises `RowFault` for a folder that holds no built dataset, and `AssertionError` if a manifest does not balance.
+    Raises `RowFault` for a folder that holds no built dataset, and `AssertionError` if a manifest does not
+    balance.
     """
     return [_report(Path(folder)) for folder in folders]
 
 
 def _report(folder: Path) -> dict[str, Any]:
-    if not (folder / "manifest.json").is_file():
-        raise RowFault("not_a_dataset", str(folder), "no manifest.json", "a folder written by `tuning data build`")
+    for name in ("manifest.json", "data.jsonl"):
+        if not (folder / name).is_file():
+            raise RowFault(
+                "not_a_dataset", str(folder), f"no {name}", "a folder written by `tuning data build`"
+            )
     manifest = read_json(folder / "manifest.json")
     check_counts(manifest, str(folder))
     turns: Counter[int] = Counter()
@@ -54,7 +58,19 @@ def _report(folder: Path) -> dict[str, Any]:
 
 def report_text(found: list[dict[str, Any]]) -> str:
     """The reports as a table, and below it every reason for which rows were dropped."""
-    table = [["source", "rows in", "kept", "dropped", "turns", "chars asked", "chars answered", "languages", "licence"]]
+    table = [
+        [
+            "source",
+            "rows in",
+            "kept",
+            "dropped",
+            "turns",
+            "chars asked",
+            "chars answered",
+            "languages",
+            "licence",
+        ]
+    ]
     reasons = []
     for report in found:
         dropped = report["rows_dropped"]

@@ -2,18 +2,21 @@
 
     data -> base (only for `tiny`) -> sft -> dpo -> evaluate -> release
 
-A stage's fingerprint is made of everything that changes its result: contents of data, template and tokenizer files, the
-recipe's keys, the version of each room, the fingerprint of the stage before. Same fingerprint and finished: reused.
-Same and unfinished: resumed. Different: the old folder is renamed `sft@<hash8>`, never deleted, and taken up again if
-the recipe returns to it. This module imports no torch, so that a run with nothing to do is over at once.
+A stage's fingerprint is made of everything that changes its result: contents of data, template and tokenizer
+files, the recipe's keys, the version of each room, the fingerprint of the stage before. Same fingerprint and
+finished: reused. Same and unfinished: resumed. Different: the old folder is renamed `sft@<hash8>`, never
+deleted, and taken up again if the recipe returns to it. This module imports no torch, so that a run with
+nothing to do is over at once.
 """
 
 from __future__ import annotations
 
+import glob
 import importlib
 import importlib.metadata
 import os
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -22,16 +25,40 @@ from pathlib import Path
 from typing import Any
 
 from data_builders import BuilderError, build, builders
-from data_builders.info import checked_options
+from data_builders.info import BuilderInfo, checked_options
+from data_builders.reading import open_input
 from tuning.config import Problem, Recipe, RecipeError, TrainConfig
-from tuning.records import changed_keys, check_counts, fingerprint, read_json, read_record, sha256_of_file, write_json, write_text
+from tuning.records import (
+    changed_keys,
+    check_counts,
+    fingerprint,
+    read_json,
+    read_record,
+    sha256_of_file,
+    write_json,
+    write_text,
+)
 
 STAGES = ("data", "base", "sft", "dpo", "evaluate", "release")
 VERSIONS = {"data": 1, "base": 1, "sft": 1, "dpo": 1, "evaluate": 1, "release": 1}
 """Raised when a stage's code changes what comes out of the same input."""
 
-WITHOUT_EFFECT = {"tokens_per_device", "log_steps", "eval_steps", "save_steps", "keep_checkpoints", "report_to", "mix"}
+WITHOUT_EFFECT = {
+    "tokens_per_device",
+    "log_steps",
+    "eval_steps",
+    "save_steps",
+    "keep_checkpoints",
+    "report_to",
+    "mix",
+}
 """Keys of a training stage that do not change its weights; `mix` is fingerprinted by itself, in its order."""
+
+ON_THE_CARD = (
+    *("data_sha256", "builder", "revision", "rows_in", "rows_kept", "rows_dropped"),
+    *("languages", "licence", "attribution", "use_restrictions"),
+)
+"""What of a manifest the released card shows: a change releases again, though the rows are the same."""
 
 
 class StageError(RuntimeError):
@@ -67,8 +94,8 @@ def run(
 ) -> dict[str, Path]:
     """Runs the recipe's stages, reusing what is current; returns their folders by name.
 
-    `from_stage` runs that stage and those behind it again even if they are current; `to_stage` is the last to run.
-    Raises `RecipeError` before anything is written if the recipe cannot run.
+    `from_stage` runs that stage and those behind it again even if they are current; `to_stage` is the last to
+    run. Raises `RecipeError` before anything is written if the recipe cannot run.
     """
     problems = check(recipe)
     if problems:
@@ -80,6 +107,8 @@ def run(
             raise StageError(f"{name} {wanted}: this recipe has the stages {', '.join(stages)}")
     last = stages.index(to_stage) if to_stage else len(stages) - 1
     again = stages.index(from_stage) if from_stage else len(stages)
+    if from_stage and again > last:
+        raise StageError(f"--from {from_stage} --to {to_stage}: {from_stage} comes after {to_stage}")
     paths: dict[str, Path] = {}
     for number, stage in enumerate(stages[: last + 1]):
         paths[stage] = _STAGES[stage](this, number >= again)
@@ -97,7 +126,8 @@ def stages_of(recipe: Recipe) -> list[str]:
 
 
 def check(recipe: Recipe) -> list[Problem]:
-    """What would stop this recipe, seen without weights, GPU or writing: options of builders, licences, checkpoint."""
+    """What would stop this recipe, seen without weights, GPU or writing: options of builders, licences,
+    checkpoint."""
     problems: list[Problem] = []
 
     def add(key: str, message: str) -> None:
@@ -111,9 +141,22 @@ def check(recipe: Recipe) -> list[Problem]:
                 checked_options(info, {option: value})
             except BuilderError as error:
                 add(f"data.{name}.options.{option}", str(error))
-        if recipe.use == "commercial" and not info.commercial and source.licence is None:
-            terms = "; ".join(info.use_restrictions) or info.licence
-            add(f"data.{name}", f"use: commercial is forbidden by {name} ({info.licence}: {terms}); remove {name}")
+        for number, file in enumerate(source.input):
+            try:
+                open_input(file)
+            except BuilderError as error:
+                add(f"data.{name}.input[{number}]", f"data.{name}.input: {error}")
+        terms = _terms_against(recipe.use, info, source.licence)
+        if terms:
+            places = ", ".join([f"data.{name}", *_uses_of(recipe, name)])
+            add(f"data.{name}", f"use: commercial is forbidden by {name} ({terms}); remove {places}")
+    output = Path(recipe.output).absolute()
+    in_the_way = next((path for path in (output, *output.parents) if path.is_file()), None)
+    if in_the_way is not None:
+        add("output", f"output: {_shown(in_the_way)} is a file; accepted: a folder, or a name for a new one")
+    if recipe.base == "tiny" and recipe.template == "base":
+        message = "template: base is the checkpoint's own, and base: tiny has none"
+        add("template", f"{message}; accepted: a name or a .jinja file")
     start = Path(recipe.base)
     if recipe.base != "tiny" and start.is_dir():
         if not (start / "config.json").is_file():
@@ -122,12 +165,14 @@ def check(recipe: Recipe) -> list[Problem]:
             add("base", f"{recipe.base} has no *.safetensors; pickled weights are not loaded, convert them")
     tokenizer = Path(recipe.tokenizer or recipe.base)
     if tokenizer.is_dir() and not (tokenizer / "tokenizer.json").is_file():
-        add("tokenizer" if recipe.tokenizer else "base", f"{tokenizer} has no tokenizer.json; a fast tokenizer is needed")
+        key = "tokenizer" if recipe.tokenizer else "base"
+        add(key, f"{tokenizer} has no tokenizer.json; a fast tokenizer is needed")
     return problems
 
 
 def preview(recipe: Recipe, *, rows: int = 2, html: Path | None = None) -> None:
-    """Shows what the model will be trained on, coloured, with counts per source; builds the data if it is not there.
+    """Shows what the model will be trained on, coloured, with counts per source; builds the data if it is not
+    there.
 
     With `html`, also writes a self-contained page. Needs the tokenizer, no weights.
     """
@@ -149,11 +194,31 @@ def preview(recipe: Recipe, *, rows: int = 2, html: Path | None = None) -> None:
         this.say(f"written: {html}")
 
 
+def _terms_against(use: str, info: BuilderInfo, licence: str | None) -> str | None:
+    """The terms of a source that forbid the declared use, or None; a licence that the recipe states comes
+    first."""
+    if use != "commercial":
+        return None
+    if licence is not None:
+        words = licence.lower().replace("_", "-").replace(" ", "-")
+        is_free = not any(mark in words for mark in ("-nc", "noncommercial", "non-commercial"))
+        return None if is_free else licence
+    terms = [info.licence, "; ".join(info.use_restrictions)]
+    return None if info.commercial else ": ".join(filter(None, terms))
+
+
+def _uses_of(recipe: Recipe, source: str) -> list[str]:
+    """The keys of the recipe that name a source, besides its own under `data`."""
+    stages = [(name, getattr(recipe, name)) for name in ("sft", "dpo")]
+    uses = [f"{name}.mix.{source}" for name, config in stages if config and source in config.mix]
+    return uses + (["evaluate.questions"] if recipe.evaluate and source in recipe.evaluate.questions else [])
+
+
 def problem_at(recipe: Recipe, key: str, message: str) -> Problem:
     """A problem at the line where the recipe says `key`, or the nearest key above it."""
     name = key
     while name and name not in recipe.origin:
-        name = name.rpartition(".")[0]
+        name = name[: max(name.rfind("."), name.rfind("["), 0)]
     file, _, rest = recipe.origin.get(name, recipe.files[0] if recipe.files else "recipe").partition(":")
     line = rest.split(":")[0]
     return Problem(file, int(line) if line.isdigit() else None, None, key, message)
@@ -168,7 +233,8 @@ def _data(this: Run, again: bool) -> Path:
         inputs = {
             "builder": source.builder,
             "builder_version": info.version,
-            "files": {Path(file).name: sha256_of_file(file) for file in source.input},
+            # A list: the order makes the rows' ids, and two files may have one name in different folders.
+            "files": [[Path(file).name, sha256_of_file(file)] for file in source.input],
             "options": source.options,
             "on_bad_row": source.on_bad_row,
             "licence": source.licence,
@@ -196,7 +262,8 @@ def _data(this: Run, again: bool) -> Path:
             return {}
 
         stage(this, f"data/{name}", inputs, work, again)
-        this.manifests[name] = read_json(this.folder("data") / name / "manifest.json")
+        manifest = read_json(this.folder("data") / name / "manifest.json")
+        this.manifests[name] = manifest | {"revision": source.revision}
     return this.folder("data")
 
 
@@ -209,10 +276,12 @@ def _base(this: Run, again: bool) -> Path:
         "template": _template_content(recipe),
         "tokenizer": this_tokenizer(this),
         "data": _mixed(this, "sft") | _mixed(this, "dpo"),
-        "dev_rows": {name: getattr(recipe, name).dev_rows for name in ("sft", "dpo") if getattr(recipe, name)},
+        "held_out": _held_out(recipe),
         "version": VERSIONS["base"],
     }
-    return stage(this, "base", inputs, lambda folder: _story("base").train(recipe, _paths(this, "base")), again)
+    return stage(
+        this, "base", inputs, lambda folder: _story("base").train(recipe, _paths(this, "base")), again
+    )
 
 
 def _training(name: str) -> Callable[[Run, bool], Path]:
@@ -244,8 +313,10 @@ def _evaluate(this: Run, again: bool) -> Path:
     inputs = {
         "settings": recipe.as_dict()["evaluate"],
         "models": {name: this.fingerprints.get(name) or _start_fingerprint(this, "sft") for name in models},
-        "data": _mixed(this, "sft") | _mixed(this, "dpo") | {n: _data_hash(this, n) for n in recipe.evaluate.questions},
-        "dev_rows": {name: getattr(recipe, name).dev_rows for name in ("sft", "dpo") if getattr(recipe, name)},
+        "data": _mixed(this, "sft") | _mixed(this, "dpo"),
+        "questions": {source: _data_hash(this, source) for source in recipe.evaluate.questions},
+        "held_out": _held_out(recipe),
+        "max_length": [config.max_length for config in (recipe.sft, recipe.dpo) if config is not None],
         "template": _template_content(recipe),
         "seed": recipe.seed,
         "version": VERSIONS["evaluate"],
@@ -267,20 +338,28 @@ def _release(this: Run, again: bool) -> Path:
     recipe = this.recipe
     assert recipe.release is not None
     source = recipe.release.from_ or _last_trained(this)
+    trained = [name for name in ("sft", "dpo") if name in this.records]
+    behind = trained[trained.index(source) + 1 :] if source in trained else []
+    records = {name: record for name, record in this.records.items() if name not in behind}
+    # The tiny base has read the text of every mix; of a real base only the stages up to the released one
+    # count.
+    mixes = trained if recipe.base == "tiny" else [name for name in trained if name not in behind]
+    used = {entry for name in mixes for entry in getattr(recipe, name).mix}
+    manifests = {name: manifest for name, manifest in this.manifests.items() if name in used}
     inputs = {
         "settings": recipe.as_dict()["release"],
         "from": this.fingerprints.get(source) or source,
         "evaluate": this.fingerprints.get("evaluate"),
         "name": recipe.name,
         "use": recipe.use,
-        "data": {name: _data_hash(this, name) for name in recipe.data},
+        "data": {name: {key: manifest[key] for key in ON_THE_CARD} for name, manifest in manifests.items()},
         "version": VERSIONS["release"],
     }
 
     def work(folder: Path) -> dict[str, Any]:
         paths = _paths(this, "release")
         return _story("release").release(
-            recipe, paths, records=this.records, manifests=this.manifests, recipe_yaml=recipe_text(recipe)
+            recipe, paths, records=records, manifests=manifests, recipe_yaml=recipe_text(recipe)
         )
 
     folder = stage(this, "release", inputs, work, again)
@@ -301,7 +380,9 @@ _STAGES: dict[str, Callable[[Run, bool], Path]] = {
 # Reuse, resume, keep
 
 
-def stage(this: Run, name: str, inputs: dict[str, Any], work: Callable[[Path], dict[str, Any]], again: bool) -> Path:
+def stage(
+    this: Run, name: str, inputs: dict[str, Any], work: Callable[[Path], dict[str, Any]], again: bool
+) -> Path:
     """Does a stage's work unless its folder already holds the result of the same inputs."""
     folder, key = this.folder(name), fingerprint(inputs)
     this.fingerprints[name] = key
@@ -352,7 +433,8 @@ def _make_room(this: Run, name: str, folder: Path, key: str, inputs: dict[str, A
     if not folder.is_dir():
         _take_back(folder, key, this, name)
         return
-    old = read_record(folder) or (read_json(folder / "started.json") if (folder / "started.json").is_file() else None)
+    started = folder / "started.json"
+    old = read_record(folder) or (read_json(started) if started.is_file() else None)
     if old is None:
         if any(folder.iterdir()):
             _keep(folder, "unknown")
@@ -361,9 +443,17 @@ def _make_room(this: Run, name: str, folder: Path, key: str, inputs: dict[str, A
     is_unfinished = read_record(folder) is None
     if old["fingerprint"] == key and is_unfinished and not again:
         return  # resumed
+    if is_unfinished and [path.name for path in folder.iterdir()] == ["started.json"]:
+        # An attempt that failed before it made anything, such as a build stopped by a malformed row.
+        shutil.rmtree(folder)
+        if not again:
+            _take_back(folder, key, this, name)
+        return
     if old["fingerprint"] != key:
         keys = changed_keys(old["inputs"], inputs)
         this.say(f"{name}: changed: {', '.join(keys) or 'everything'}")
+    elif not again:
+        this.say(f"{name}: files of the result are missing or cut short")
     kept = _keep(folder, old["fingerprint"][:8])
     this.say(f"{name}: the old result is kept as {kept.name}")
     if old["fingerprint"] != key:
@@ -381,11 +471,17 @@ def _keep(folder: Path, suffix: str) -> Path:
 
 
 def _take_back(folder: Path, key: str, this: Run, name: str) -> None:
-    for kept in sorted(folder.parent.glob(f"{folder.name}@{key[:8]}*")):
-        state = read_record(kept) or (read_json(kept / "started.json") if (kept / "started.json").is_file() else {})
-        if state.get("fingerprint") == key:
+    """Renames a kept folder made from the same inputs back: a whole result first, else an unfinished one."""
+    unfinished = None
+    for kept in sorted(folder.parent.glob(f"{glob.escape(folder.name)}@{key[:8]}*")):
+        record = read_record(kept)
+        if record is not None and record["fingerprint"] == key and _is_whole(kept, record):
             os.replace(kept, folder)
             return
+        if record is None and (kept / "started.json").is_file():
+            unfinished = kept if read_json(kept / "started.json")["fingerprint"] == key else unfinished
+    if unfinished is not None:
+        os.replace(unfinished, folder)
 
 
 def _files(folder: Path) -> dict[str, int]:
@@ -401,7 +497,8 @@ def _files(folder: Path) -> dict[str, int]:
 
 def _is_whole(folder: Path, record: Mapping[str, Any]) -> bool:
     return all(
-        (folder / name).is_file() and (folder / name).stat().st_size == size for name, size in record["files"].items()
+        (folder / name).is_file() and (folder / name).stat().st_size == size
+        for name, size in record["files"].items()
     )
 
 
@@ -425,6 +522,23 @@ def _data_hash(this: Run, name: str) -> str:
 def _mixed(this: Run, name: str) -> dict[str, str]:
     config = getattr(this.recipe, name)
     return {source: _data_hash(this, source) for source in config.mix} if config else {}
+
+
+def _held_out(recipe: Recipe) -> dict[str, list[list[Any]]]:
+    """Per stage its sources in order, the rows held out of each, and whether the mix entry itself names
+    them."""
+    return {
+        stage: [
+            [
+                source,
+                config.dev_rows if entry.dev_rows is None else entry.dev_rows,
+                entry.dev_rows is not None,
+            ]
+            for source, entry in config.mix.items()
+        ]
+        for stage, config in (("sft", recipe.sft), ("dpo", recipe.dpo))
+        if config is not None
+    }
 
 
 def _template_content(recipe: Recipe) -> str:
@@ -460,18 +574,20 @@ def _model_content(this: Run, folder_or_hub_id: str) -> str:
 
 def _start(this: Run, name: str) -> str:
     """The checkpoint that a stage starts from: the last model made before it, else the recipe's base."""
-    before = [stage for stage in ("base", "sft", "dpo") if stage in this.fingerprints and stage != name]
+    made = [stage for stage in ("base", "sft", "dpo") if stage in this.fingerprints]
+    before: list[str] = [stage for stage in made if stage != name]
     if name == "sft":
         before = [stage for stage in before if stage == "base"]
-    if name in ("evaluate", "release") and name == "release" and this.recipe.release and this.recipe.release.from_:
+    if name == "release" and this.recipe.release and this.recipe.release.from_:
         before = [this.recipe.release.from_]
     return str(this.folder(before[-1]) / "model") if before else this.recipe.base
 
 
 def _start_fingerprint(this: Run, name: str) -> str:
     start = Path(_start(this, name))
-    if start.name == "model" and start.parent.name in this.fingerprints:
-        return this.fingerprints[start.parent.name]
+    for stage in ("base", "sft", "dpo"):
+        if start == this.folder(stage) / "model" and stage in this.fingerprints:
+            return this.fingerprints[stage]
     return _model_content(this, str(start))
 
 
@@ -483,8 +599,10 @@ def _last_trained(this: Run) -> str:
 def models_of(this: Run) -> dict[str, str]:
     """The models that an evaluation compares: stage -> folder."""
     assert this.recipe.evaluate is not None
-    everything = {"base": str(this.folder("base") / "model") if "base" in this.fingerprints else this.recipe.base}
-    everything |= {name: str(this.folder(name) / "model") for name in ("sft", "dpo") if name in this.fingerprints}
+    everything = {"base": this.recipe.base}
+    for name in ("base", "sft", "dpo"):
+        if name in this.fingerprints:
+            everything[name] = str(this.folder(name) / "model")
     wanted = this.recipe.evaluate.stages
     return {name: path for name, path in everything.items() if wanted is None or name in wanted}
 
@@ -508,7 +626,7 @@ def recipe_text(recipe: Recipe) -> str:
     values = recipe.as_dict()
     for source in values["data"].values():
         source["input"] = [Path(file).name for file in source["input"]]
-    for key in ("base", "tokenizer", "data_root"):
+    for key in ("base", "tokenizer", "template", "data_root", "output"):
         if isinstance(values.get(key), str) and os.path.isabs(values[key]):
             values[key] = Path(values[key]).name
     return yaml.safe_dump(values, allow_unicode=True, sort_keys=False)

@@ -1,4 +1,5 @@
-"""What a stage leaves behind so that a run can be explained and reused: hashes, atomic JSON, fingerprints, records."""
+"""What a stage leaves behind so that a run can be explained and reused: hashes, atomic JSON, fingerprints,
+records."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ def fingerprint(value: Any) -> str:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Writes JSON so that a reader sees the old file or the whole new one, never a part, even after power loss."""
+    """Writes JSON so that a reader sees the old file or the whole new one, never a part, even after power
+    loss."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 

@@ -15,7 +15,12 @@ HELP = "empty line or Ctrl-D ends, /new starts over"
 
 
 def talk(
-    model: str, *, system: str | None = None, max_new_tokens: int = 512, temperature: float = 0.0, seed: int = 0
+    model: str,
+    *,
+    system: str | None = None,
+    max_new_tokens: int = 512,
+    temperature: float = 0.0,
+    seed: int = 0,
 ) -> None:
     """Reads questions from standard input and streams answers to standard output.
 
@@ -48,12 +53,14 @@ def talk(
         limit = getattr(lm.config.get_text_config(), "max_position_embeddings", None)
         room = max_new_tokens if limit is None else min(max_new_tokens, limit - len(prompt))
         if room < 1:
-            print(f"the conversation has {len(prompt)} tokens, the model takes {limit}; /new starts over", file=sys.stderr)
+            message = f"the conversation has {len(prompt)} tokens, the model takes {limit}; /new starts over"
+            print(message, file=sys.stderr)
             messages.pop()
             continue
         ids = torch.from_numpy(prompt).to(torch.int64)[None].to(device)
         streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+        samples = temperature > 0
+        sampling = {"do_sample": True, "temperature": temperature} if samples else {"do_sample": False}
         output = lm.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
@@ -65,12 +72,7 @@ def talk(
         )
         new = output[0, ids.shape[1] :].tolist()
         answer = tokenizer.decode([token for token in new if token != tokenizer.eos_token_id])
-        if str(answer).strip():
-            messages.append({"role": "assistant", "content": str(answer).strip()})
-        else:
-            # No template carries an empty turn: kept, it would refuse every later question.
-            print("the answer is empty, and the question is forgotten", file=sys.stderr)
-            messages.pop()
+        messages.append({"role": "assistant", "content": str(answer).strip()})
 
 
 def _question(is_terminal: bool) -> str | None:
