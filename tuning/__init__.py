@@ -1,7 +1,7 @@
 """Instruction tuning and preference optimization: one YAML takes a base checkpoint to a released chat model.
 
-    from tuning import load_recipe, run
-    run(load_recipe("quickstart", ["sft.epochs=1"]))
+from tuning import load_recipe, run
+run(load_recipe("quickstart", ["sft.epochs=1"]))
 """
 
 from __future__ import annotations

@@ -113,7 +113,8 @@ def check_counts(manifest: Mapping[str, Any], where: str) -> None:
     dropped = sum(manifest["rows_dropped"].values())
     if manifest["rows_in"] != manifest["rows_kept"] + dropped:
         raise AssertionError(
-            f"{where}: {manifest['rows_in']} rows in, {manifest['rows_kept']} kept, {dropped} dropped: rows were lost"
+            f"{where}: rows were lost: {manifest['rows_in']} in, "
+            f"{manifest['rows_kept']} kept, {dropped} dropped"
         )
 
 

@@ -17,7 +17,10 @@ class ReleaseError(RuntimeError):
 
 
 def check_in_clean_process(
-    folder: Path, conversations: Sequence[tuple[list[dict[str, Any]], list[int]]], question: str, max_new_tokens: int
+    folder: Path,
+    conversations: Sequence[tuple[list[dict[str, Any]], list[int]]],
+    question: str,
+    max_new_tokens: int,
 ) -> dict[str, Any]:
     """What a new Python process saw that had only transformers and the folder: ids, the answer, how it ended.
 
@@ -25,9 +28,15 @@ def check_in_clean_process(
     differs from its training ids, the answer is empty, or generation has no token to stop at.
     """
     request = json.dumps(
-        {"folder": str(folder), "conversations": conversations, "question": question, "max_new_tokens": max_new_tokens}
+        {
+            "folder": str(folder),
+            "conversations": conversations,
+            "question": question,
+            "max_new_tokens": max_new_tokens,
+        }
     )
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    environment["CUDA_VISIBLE_DEVICES"] = ""
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     done = subprocess.run(
         [sys.executable, "-m", "tuning.release"],
@@ -42,7 +51,9 @@ def check_in_clean_process(
         raise ReleaseError(f"{folder} does not load in a clean process: {last[0]}")
     seen: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     if seen["differing"]:
-        raise ReleaseError(f"{folder}: conversations {seen['differing'][:5]} render to other ids than those trained on")
+        raise ReleaseError(
+            f"{folder}: conversations {seen['differing'][:5]} render to other ids than trained on"
+        )
     if not seen["eos"] or seen["pad"] is None or seen["pad"] in seen["eos"]:
         raise ReleaseError(f"{folder}: generation_config has eos {seen['eos']} and pad {seen['pad']}")
     if not seen["answer"].strip():

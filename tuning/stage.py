@@ -259,7 +259,7 @@ def _drift(policy: TargetModel, merged: torch.nn.Module, tokenizer: PreTrainedTo
     from tuning.forest import Sequence, grow
     from tuning.forest.batch import collate
 
-    text = "以下は、タスクを説明する指示です。要求を適切に満たす応答を書きなさい。 Describe the seasons of Japan."
+    text = "日本の四季を、それぞれ一文で説明してください。 Describe each season of Japan in one sentence."
     ids = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.int32).numpy()
     sequence = Sequence(ids, ids == ids)
     batch = collate([(grow([sequence]), [sequence])], merge_targets=False)

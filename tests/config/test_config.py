@@ -768,7 +768,7 @@ def test_file_that_is_not_utf8_names_its_line(folder: Path) -> None:
 def test_recipe_file_that_does_not_exist_names_its_neighbour(folder: Path) -> None:
     load(MINIMAL)
     with pytest.raises(
-        RecipeError, match="recipes/mi.yaml: there is no such file; .* did you mean recipes/my.yaml?"
+        RecipeError, match=r"recipes/mi.yaml: there is no such file; .* did you mean recipes/my.yaml\?"
     ):
         load_recipe("recipes/mi.yaml")
     with pytest.raises(RecipeError, match="is a folder, not a recipe"):

@@ -14,7 +14,7 @@ from tuning.config.walk import Entry, lay_over, read_override, read_yaml
 
 def shipped_recipes() -> dict[str, str]:
     """Path of every recipe that comes with the library, by name."""
-    folder = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "recipes")
+    folder = str(Path(__file__).resolve().parents[2] / "recipes")
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     return {
         name.removesuffix(".yaml"): shown(os.path.join(folder, name))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from tokenizers import (
@@ -59,7 +60,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         ),
     )
     vocabulary = json.loads(learner.to_str())["model"]["vocab"]
-    learnt = [(entry[0], entry[1]) for entry in vocabulary if entry[0] not in CONTROL_TOKENS]
+    learnt = [tuple(entry) for entry in vocabulary if entry[0] not in CONTROL_TOKENS]
     pieces = [(token, 0.0) for token in CONTROL_TOKENS]
     pieces += [(f"<0x{byte:02X}>", BYTE_SCORE) for byte in range(256)]
     tokenizer = Tokenizer(models.Unigram(pieces + learnt, unk_id=0, byte_fallback=True))
@@ -91,10 +92,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 def rendered_headers(template: str) -> str:
     """What a chat template writes around messages, so that a tokenizer learns pieces for it."""
     messages = [{"role": "user", "content": ""}, {"role": "assistant", "content": ""}]
-    rendered, _ = render_jinja_template(
+    rendered: Any = render_jinja_template(
         conversations=[messages], chat_template=template, bos_token="", eos_token=""
     )
-    return str(rendered[0])
+    texts, _ = rendered
+    return str(texts[0])
 
 
 def tiny_llama(

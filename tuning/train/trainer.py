@@ -190,8 +190,8 @@ class ChatTrainer(Trainer):
         if not math.isfinite(total[0]):
             rows = [example.id for micro_batch in inputs.micro_batches for example in micro_batch.examples]
             raise Diverged(
-                f"{self.session.name}: the loss of step {inputs.index + 1} is {total[0]}; no update was made, "
-                f"checkpoints up to step {inputs.index} are untouched; rows of this rank: {', '.join(rows[:8])}"
+                f"{self.session.name}: the loss of step {inputs.index + 1} is {total[0]}; no update was made "
+                f"and earlier checkpoints are untouched; rows of this rank: {', '.join(rows[:8])}"
             )
         unit = "pairs" if self.session.schedule.is_preference else "rows"
         self._pending = {
