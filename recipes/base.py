@@ -16,8 +16,10 @@ from tuning.model.head import TargetModel
 from tuning.model.loading import compute_dtype, save_model, use_forest_attention
 from tuning.model.tiny import tiny_llama
 from tuning.stage import Paths, tiny_tokenizer, training_texts
+from tuning.train.session import Session, training_arguments
+from tuning.train.step_objectives import imitation
 from tuning.train.steps import Example, Order, Schedule
-from tuning.train.trainer import ChatTrainer, Session, imitation, training_arguments
+from tuning.train.trainer import ChatTrainer
 
 
 def train(recipe: Recipe, paths: Paths) -> dict[str, Any]:

@@ -25,7 +25,8 @@ from tuning.stage import (
 from tuning.train.held_out import held_out_preferences
 from tuning.train.objectives import PREFERENCE_LOSSES
 from tuning.train.reference import ReferenceStore, reference_key
-from tuning.train.trainer import ChatTrainer, preference_objective
+from tuning.train.step_objectives import preference_objective
+from tuning.train.trainer import ChatTrainer
 
 
 def train(recipe: Recipe, paths: Paths) -> dict[str, Any]:

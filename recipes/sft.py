@@ -24,7 +24,8 @@ from tuning.stage import (
     trainer_arguments,
 )
 from tuning.train.held_out import held_out_loss
-from tuning.train.trainer import ChatTrainer, imitation
+from tuning.train.step_objectives import imitation
+from tuning.train.trainer import ChatTrainer
 
 
 def train(recipe: Recipe, paths: Paths) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def test_misspelt_keys_of_the_quickstart_are_each_told_in_one_line_with_file_and
     ("old", "new", "part"),
     [
         ("  max_length: 1024", "  max_length: long", "sft.max_length"),
-        ("  beta: 0.1", "  beta: [0.1]", "dpo.beta"),
+        ("  beta: 1.0", "  beta: [0.1]", "dpo.beta"),
         ("  answers: 30", "  answers: 3.5", "evaluate.answers"),
         ("  questions: [taught]", "  questions: taught", "evaluate.questions"),
         ("template: llm-jp-v3", "template: llm-jp-v4x", "llm-jp-v3"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
 
@@ -19,8 +20,8 @@ from tuning.mixture import Mixture, Share, built_rows, mix, split
 from tuning.model import adapters, loading, tiny
 from tuning.model.head import TargetModel
 from tuning.schema import Conversation, Message, Row
+from tuning.train.session import Session, training_arguments
 from tuning.train.steps import Schedule
-from tuning.train.trainer import Session, training_arguments
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,9 @@ def save_stage(
     model: Any = policy.lm
     notes: dict[str, Any] = {}
     if isinstance(model, PeftModel):
-        model.save_pretrained(str(paths.folder / "adapter"))
+        if PartialState().is_main_process:
+            model.save_pretrained(str(paths.folder / "adapter"))
+        PartialState().wait_for_everyone()
         notes["adapter"] = "adapter"
         if config.lora is not None and config.lora.quantize:
             plain = loading.load_model(

@@ -15,8 +15,10 @@ from tuning.model.loading import use_forest_attention
 from tuning.records import read_jsonl
 from tuning.train.objectives import PREFERENCE_LOSSES
 from tuning.train.reference import ReferenceStore
+from tuning.train.session import Session, training_arguments
+from tuning.train.step_objectives import imitation, preference_objective
 from tuning.train.steps import Example, Order, Schedule
-from tuning.train.trainer import ChatTrainer, Session, imitation, preference_objective, training_arguments
+from tuning.train.trainer import ChatTrainer
 
 
 def order_of(examples: list[Example], seed: int = 7) -> Order:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -111,8 +112,12 @@ def quantization(kind: str, dtype: torch.dtype) -> Any:
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
-    """A folder that transformers, vLLM and the llama.cpp converters load: safetensors, tokenizer,
-    template."""
+    """Writes a folder that transformers, vLLM and the llama.cpp converters load, template included.
+
+    Of several processes with the same weights the first one writes.
+    """
+    if not PartialState().is_main_process:
+        return
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     refuse_pickles(folder)

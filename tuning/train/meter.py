@@ -44,6 +44,8 @@ class Meter:
         """Reports the step numbered `step` from 1."""
         if not self.enabled:
             return
+        if step == self.first_step + 1:
+            self.started = time.monotonic() - metrics["seconds"]
         figures = self.figures(step, metrics)
         if self._bar is not None:
             shown = " ".join(f"{key} {value}" for key, value in figures.items() if key not in ("step", "eta"))
@@ -67,7 +69,7 @@ class Meter:
             figures["grad_norm"] = f"{metrics['grad_norm']:.3g}"
         figures["lr"] = f"{metrics['learning_rate']:.2e}"
         figures["tokens/s"] = f"{metrics['tokens'] / max(1e-9, metrics['seconds']):.0f}"
-        figures["supervised"] = f"{100 * metrics['target_tokens'] / max(1, metrics['tokens']):.0f}%"
+        figures["supervised"] = f"{100 * metrics['target_tokens'] / max(1, metrics['unshared_tokens']):.0f}%"
         figures["memory"] = f"{memory_gib():.1f}GiB"
         figures["eta"] = clock(remaining)
         return figures

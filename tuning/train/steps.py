@@ -82,6 +82,8 @@ class Step:
     num_rows: int
     num_tokens: int
     """Tokens computed over all ranks, without padding."""
+    num_unshared_tokens: int
+    """What would be computed if no beginning were shared."""
     num_targets: int
     """Scored tokens over all ranks, sequence by sequence, before weights."""
     total_weight: float
@@ -201,6 +203,7 @@ def divide(
         ),
         num_rows=len(examples),
         num_tokens=sum(sizes),
+        num_unshared_tokens=sum(len(part.input_ids) for example in examples for part in example.sequences),
         num_targets=sum(example.num_targets for example in examples),
         total_weight=total,
     )

@@ -10,12 +10,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,18 +22,15 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from tuning.model.adapters import reference_of
 from tuning.records import append_jsonl, read_jsonl, write_jsonl
-from tuning.train import checkpoint
+from tuning.train import checkpoint, signals
 from tuning.train.held_out import micro_batches
 from tuning.train.meter import Meter
-from tuning.train.objectives import preference_metrics, sequence_sums
+from tuning.train.objectives import sequence_sums
 from tuning.train.reference import ReferenceStore
 from tuning.train.schedule import learning_rate_factor
-from tuning.train.steps import Division, Example, MicroBatch, Schedule, Step
-
-Metrics = dict[str, tuple[Tensor, Tensor]]
-"""Per metric a (sum, weight): over all micro-rows and ranks of a step, their totals' ratio is the metric."""
-Objective = Callable[[nn.Module, MicroBatch], tuple[Tensor, Metrics]]
-"""(model, micro-batch) -> (this part of the step's loss, this part of its metrics)."""
+from tuning.train.session import Session, StepLoader
+from tuning.train.step_objectives import Metrics, Objective
+from tuning.train.steps import Division, Example, MicroBatch, Step
 
 
 class Interrupted(Exception):
@@ -45,49 +39,6 @@ class Interrupted(Exception):
 
 class Diverged(RuntimeError):
     """The loss is not a finite number; no update was made with it."""
-
-
-@dataclass
-class Session:
-    """What one training stage needs besides model and objective."""
-
-    name: str
-    folder: Path
-    schedule: Schedule
-    tokens_per_device: int
-    learning_rate: float
-    lr_schedule: str = "cosine"
-    warmup_steps: int = 0
-    min_learning_rate: float = 0.0
-    share_prefix: bool = True
-    log_steps: int = 1
-    eval_steps: int | None = None
-    save_steps: int | None = None
-    keep_checkpoints: int = 2
-    evaluate: Callable[[nn.Module, Trainer], dict[str, Any]] | None = None
-    stop_after: int | None = None
-    """Stops as a signal would after this step; for tests and for trying a recipe out."""
-
-    @property
-    def metrics_file(self) -> Path:
-        return self.folder / "metrics.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.folder / "checkpoints"
-
-
-class StepLoader:
-    """The steps of a run from `start` on, as Trainer iterates over them."""
-
-    def __init__(self, schedule: Schedule, division: Division, start: int) -> None:
-        self.schedule, self.division, self.start = schedule, division, start
-
-    def __len__(self) -> int:
-        return self.schedule.num_steps
-
-    def __iter__(self) -> Iterator[Step]:
-        return self.schedule.steps(self.division, self.start)
 
 
 class ChatTrainer(Trainer):
@@ -202,6 +153,7 @@ class ChatTrainer(Trainer):
             "epoch": inputs.epoch,
             unit: inputs.num_rows,
             "tokens": inputs.num_tokens,
+            "unshared_tokens": inputs.num_unshared_tokens,
             "target_tokens": inputs.num_targets,
             "micro_steps": len(inputs.micro_batches),
             **{
@@ -285,7 +237,7 @@ class ChatTrainer(Trainer):
 
     def _asked_to_stop(self, step: int) -> bool:
         """Whether any rank was signalled: all ranks stop after the same step."""
-        asked = bool(_signals) or step == self.session.stop_after
+        asked = bool(signals.received) or step == self.session.stop_after
         if self.accelerator.num_processes == 1:
             return asked
         flag = torch.tensor(float(asked), device=self.args.device)
@@ -344,7 +296,7 @@ class ChatTrainer(Trainer):
             checkpoint.load_weights(self._resume_from, self.policy)
             self.meter.note(f"resumes after step {self.start_step}/{self.session.schedule.num_steps}")
         self._cut_metrics()
-        with _stop_signals():
+        with signals.stop_signals():
             try:
                 if self.start_step < self.session.schedule.num_steps:
                     self.train()
@@ -373,90 +325,3 @@ class _Resume(TrainerCallback):
             checkpoint.load_optimizer(trainer._resume_from, trainer.optimizer, trainer.lr_scheduler)
             checkpoint.load_random(trainer._resume_from, trainer.accelerator.process_index)
             state.global_step = trainer.start_step
-
-
-_signals: list[int] = []
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[None]:
-    """SIGTERM and SIGINT end the run after the current step; a second one ends it at once."""
-
-    def note(number: int, frame: Any) -> None:
-        if _signals:
-            raise KeyboardInterrupt
-        _signals.append(number)
-
-    _signals.clear()
-    try:
-        before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    except ValueError:  # not in the main thread (a notebook's worker): signals stay as they are
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def training_arguments(
-    folder: Path, *, precision: torch.dtype, settings: Mapping[str, Any], num_steps: int
-) -> TrainingArguments:
-    """Trainer's arguments: what this library decides, then `settings` (optimizer and the recipe's
-    `trainer:`)."""
-    return TrainingArguments(
-        **{
-            "output_dir": str(folder / "checkpoints"),
-            "max_steps": num_steps,
-            "gradient_accumulation_steps": 1,
-            "per_device_train_batch_size": 1,
-            "remove_unused_columns": False,
-            "label_names": [],
-            "logging_strategy": "steps",
-            "logging_steps": 1,
-            "logging_nan_inf_filter": False,
-            "save_strategy": "no",
-            "eval_strategy": "no",
-            "disable_tqdm": True,
-            "bf16": precision == torch.bfloat16,
-            "use_cpu": not torch.cuda.is_available(),
-            "report_to": [],
-            **settings,
-        }
-    )
-
-
-def imitation(model: nn.Module, micro_batch: MicroBatch) -> tuple[Tensor, Metrics]:
-    """The SFT objective: weighted negative log-likelihood; its metrics are the mean loss of each source."""
-    forest = micro_batch.forest
-    loss, log_probs = model(forest, as_nll=True)
-    owner = micro_batch.sequence_source[forest.target_sequence]
-    weight = forest.target_weight.to(torch.float64)
-    empty = torch.zeros(len(micro_batch.sources), dtype=torch.float64, device=weight.device)
-    by_source = torch.stack(
-        [empty.index_add(0, owner, -weight * log_probs), empty.index_add(0, owner, weight)]
-    )
-    return loss, {
-        f"loss/{name}": tuple(by_source[:, index]) for index, name in enumerate(micro_batch.sources)
-    }
-
-
-def preference_objective(
-    loss_per_pair: Callable[..., Tensor], store: ReferenceStore, *, beta: float, **options: float
-) -> Objective:
-    """A preference loss over pairs, with the reference's sums read from `store`."""
-
-    def objective(model: nn.Module, micro_batch: MicroBatch) -> tuple[Tensor, Metrics]:
-        forest = micro_batch.forest
-        zero, log_probs = model(forest)
-        num_pairs = len(micro_batch.examples)
-        sums = sequence_sums(log_probs, forest.target_sequence, forest.num_sequences)[: 2 * num_pairs]
-        chosen, rejected = sums[0::2], sums[1::2]
-        reference = [store.of(micro_batch.examples, side).to(sums.device) for side in (0, 1)]
-        weight = micro_batch.pair_weight
-        loss = (weight * loss_per_pair(chosen, rejected, *reference, beta=beta, **options)).sum() + zero
-        metrics = preference_metrics(chosen.detach(), rejected.detach(), *reference, beta=beta)
-        return loss, {name: ((weight * values).sum(), weight.sum()) for name, values in metrics.items()}
-
-    return objective

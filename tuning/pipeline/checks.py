@@ -1,0 +1,86 @@
+"""What would stop a recipe, found before anything is written and told with the line where it stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from data_builders import BuilderError, builders
+from data_builders.info import BuilderInfo, checked_options
+from data_builders.reading import open_input
+from tuning.config import Problem, Recipe
+from tuning.pipeline.execution import shown
+
+
+def check(recipe: Recipe) -> list[Problem]:
+    """What would stop this recipe, seen without weights, GPU or writing: options of builders, licences,
+    checkpoint."""
+    problems: list[Problem] = []
+
+    def add(key: str, message: str) -> None:
+        problems.append(problem_at(recipe, key, message))
+
+    known = builders()
+    for name, source in recipe.data.items():
+        info = known[source.builder]
+        for option, value in source.options.items():
+            try:
+                checked_options(info, {option: value})
+            except BuilderError as error:
+                add(f"data.{name}.options.{option}", str(error))
+        for number, file in enumerate(source.input):
+            try:
+                open_input(file)
+            except BuilderError as error:
+                add(f"data.{name}.input[{number}]", f"data.{name}.input: {error}")
+        terms = _terms_against(recipe.use, info, source.licence)
+        if terms:
+            places = ", ".join([f"data.{name}", *_uses_of(recipe, name)])
+            add(f"data.{name}", f"use: commercial is forbidden by {name} ({terms}); remove {places}")
+    output = Path(recipe.output).absolute()
+    in_the_way = next((path for path in (output, *output.parents) if path.is_file()), None)
+    if in_the_way is not None:
+        add("output", f"output: {shown(in_the_way)} is a file; accepted: a folder, or a name for a new one")
+    if recipe.base == "tiny" and recipe.template == "base":
+        message = "template: base is the checkpoint's own, and base: tiny has none"
+        add("template", f"{message}; accepted: a name or a .jinja file")
+    start = Path(recipe.base)
+    if recipe.base != "tiny" and start.is_dir():
+        if not (start / "config.json").is_file():
+            add("base", f"{recipe.base} has no config.json; a Hugging Face checkpoint folder is accepted")
+        elif not any(start.glob("*.safetensors")):
+            add("base", f"{recipe.base} has no *.safetensors; pickled weights are not loaded, convert them")
+    tokenizer = Path(recipe.tokenizer or recipe.base)
+    if tokenizer.is_dir() and not (tokenizer / "tokenizer.json").is_file():
+        key = "tokenizer" if recipe.tokenizer else "base"
+        add(key, f"{tokenizer} has no tokenizer.json; a fast tokenizer is needed")
+    return problems
+
+
+def _terms_against(use: str, info: BuilderInfo, licence: str | None) -> str | None:
+    """The terms of a source that forbid the declared use, or None; a licence that the recipe states comes
+    first."""
+    if use != "commercial":
+        return None
+    if licence is not None:
+        words = licence.lower().replace("_", "-").replace(" ", "-")
+        is_free = not any(mark in words for mark in ("-nc", "noncommercial", "non-commercial"))
+        return None if is_free else licence
+    terms = [info.licence, "; ".join(info.use_restrictions)]
+    return None if info.commercial else ": ".join(filter(None, terms))
+
+
+def _uses_of(recipe: Recipe, source: str) -> list[str]:
+    """The keys of the recipe that name a source, besides its own under `data`."""
+    stages = [(name, getattr(recipe, name)) for name in ("sft", "dpo")]
+    uses = [f"{name}.mix.{source}" for name, config in stages if config and source in config.mix]
+    return uses + (["evaluate.questions"] if recipe.evaluate and source in recipe.evaluate.questions else [])
+
+
+def problem_at(recipe: Recipe, key: str, message: str) -> Problem:
+    """A problem at the line where the recipe says `key`, or the nearest key above it."""
+    name = key
+    while name and name not in recipe.origin:
+        name = name[: max(name.rfind("."), name.rfind("["), 0)]
+    file, _, rest = recipe.origin.get(name, recipe.files[0] if recipe.files else "recipe").partition(":")
+    line = rest.split(":")[0]
+    return Problem(file, int(line) if line.isdigit() else None, None, key, message)
