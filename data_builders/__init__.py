@@ -89,9 +89,11 @@ def _about(
         "builder_version": info.version,
         "upstream": info.upstream,
         "licence": licence or info.licence,
-        "attribution": info.attribution,
-        "commercial": info.commercial and not _is_non_commercial(licence or info.licence),
-        "use_restrictions": list(info.use_restrictions),
+        # A stated licence says that these rows are not the published set, whose attribution and terms then do
+        # not hold for them.
+        "attribution": f"licence stated by the recipe: {licence}" if licence else info.attribution,
+        "commercial": not _is_non_commercial(licence) if licence else info.commercial,
+        "use_restrictions": [] if licence else list(info.use_restrictions),
         "on_bad_row": on_bad_row,
         "options": options,
     }

@@ -56,12 +56,13 @@ def release(
     limit = recipe.evaluate.max_new_tokens if recipe.evaluate else 64
     seen = check_in_clean_process(draft, served, question, limit)
 
+    seen_languages = {language for manifest in manifests.values() for language in manifest["languages"]}
+    languages = sorted(seen_languages - {"unknown"})
     card = model_card(
         name=recipe.name,
         base=recipe.base,
         licence=config.licence,
-        languages=config.language
-        or sorted({lang for manifest in manifests.values() for lang in manifest["languages"]}),
+        languages=config.language or languages,
         use=recipe.use,
         manifests=manifests,
         stages={stage: records[stage] for stage in ("sft", "dpo") if stage in records},

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
 
@@ -237,9 +236,10 @@ def save_stage(
     model: Any = policy.lm
     notes: dict[str, Any] = {}
     if isinstance(model, PeftModel):
-        if PartialState().is_main_process:
+        if loading.is_first_process():
             model.save_pretrained(str(paths.folder / "adapter"))
-        PartialState().wait_for_everyone()
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
         notes["adapter"] = "adapter"
         if config.lora is not None and config.lora.quantize:
             plain = loading.load_model(

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -116,11 +115,16 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
 
     Of several processes with the same weights the first one writes.
     """
-    if not PartialState().is_main_process:
+    if not is_first_process():
         return
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     refuse_pickles(folder)
+
+
+def is_first_process() -> bool:
+    """Whether this process writes what all processes of a launch hold alike."""
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
 def refuse_pickles(folder: str | Path) -> None:

@@ -43,11 +43,11 @@ def is_first_process() -> bool:
 def wait_for_all() -> None:
     """Returns once every process of a launch has come here."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        import torch
         from accelerate import PartialState
+        from accelerate.utils import is_cuda_available
 
         # Without the flag, accelerate takes a launch on CPU for a single process and waits for nobody.
-        PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()
+        PartialState(cpu=not is_cuda_available()).wait_for_everyone()
 
 
 def shown(path: Path) -> str:
