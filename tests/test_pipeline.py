@@ -19,15 +19,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.conftest import TinyRun, chat_row, run_tiny, write_lines, write_recipe
-from tuning import load_recipe
+from tests.conftest import WORDS, TinyRun, chat_row, run_tiny, write_lines, write_recipe
+from tuning import load_recipe, run
 from tuning.chat import encode, load_template
 from tuning.config import RecipeError
-from tuning.mixture import MixtureError, built_rows
+from tuning.mixture import MixtureError, built_rows, split
 from tuning.model.loading import load_tokenizer
 from tuning.pipeline import StageError, check
 from tuning.records import changed_keys, check_counts, read_json, read_jsonl, read_record, sha256_of_file
 from tuning.schema import Conversation, dicts
+from tuning.stage import Paths, plain_texts, rows_by_stage, shares, training_texts
 
 ROOT = Path(__file__).parents[1]
 STAGES = ["base", "sft", "dpo", "evaluate", "release"]
@@ -507,3 +508,23 @@ def test_changed_keys_are_named_by_their_dotted_leaves() -> None:
     old = {"settings": {"beta": 0.1, "mix": [1]}, "seed": 1, "gone": None}
     new = {"settings": {"beta": 0.5, "mix": [1]}, "seed": 1.0, "new": None}
     assert changed_keys(old, new) == ["gone", "new", "seed", "settings.beta"]
+
+
+def test_no_held_out_text_is_pretrained_on_even_if_another_source_has_it(tmp_path: Path) -> None:
+    """A request may stand in the chats and, with the same answer, in the pairs: held out of one, out of both."""
+    recipe_file = write_recipe(tmp_path)
+    pairs = []
+    for index, one in enumerate(WORDS):
+        asked = f"\n\nHuman: Tell me of the {one}.\n\nAssistant: "
+        chosen = f"{asked}The {one} is near the {WORDS[index - 1]}. 海🇯🇵"
+        pairs.append({"chosen": chosen, "rejected": f"{asked}No."})
+    write_lines(tmp_path / "pairs.jsonl", pairs)
+    recipe = load_recipe(recipe_file, [f"output={tmp_path / 'run'}", "sft.mix.chats.dev_rows=8"])
+    paths = run(recipe, to_stage="data", quiet=True)
+    places = Paths("", {name: paths["data"] / name for name in recipe.data}, tmp_path, tmp_path)
+    rows = rows_by_stage(recipe, places)["sft"]["chats"]
+    dev = split(rows, shares(recipe.sft)["chats"], recipe.seed, "chats").dev  # type: ignore[arg-type]
+    texts = training_texts(recipe, places)
+    assert len(dev) == 8
+    assert not {text for row in dev for text in plain_texts(row)} & set(texts)
+    assert any("near the" in text for text in texts)

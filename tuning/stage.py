@@ -73,15 +73,19 @@ def preview_sequences(
 
 
 def training_texts(recipe: Recipe, paths: Paths) -> list[str]:
-    """The plain texts of all rows that are trained on, each once: no held-out row of any stage is among
-    them."""
+    """The plain texts of all rows that are trained on, each once.
+
+    A text that some stage holds out is not among them, even if another source trains on the same one.
+    """
     texts: dict[str, None] = {}
+    held_out: set[str] = set()
     for stage, sources in rows_by_stage(recipe, paths).items():
         share = shares(getattr(recipe, stage))
         for name, rows in sources.items():
-            for row in split(rows, share[name], recipe.seed, name).train:
-                texts.update(dict.fromkeys(plain_texts(row)))
-    return list(texts)
+            parts = split(rows, share[name], recipe.seed, name)
+            texts.update((text, None) for row in parts.train for text in plain_texts(row))
+            held_out.update(text for row in parts.dev for text in plain_texts(row))
+    return [text for text in texts if text not in held_out]
 
 
 def plain_texts(row: Row) -> list[str]:
