@@ -511,7 +511,7 @@ def test_changed_keys_are_named_by_their_dotted_leaves() -> None:
 
 
 def test_no_held_out_text_is_pretrained_on_even_if_another_source_has_it(tmp_path: Path) -> None:
-    """A request may stand in the chats and, with the same answer, in the pairs: held out of one, out of both."""
+    """A request stands in the chats and, with the same answer, in the pairs: held out of one, out of both."""
     recipe_file = write_recipe(tmp_path)
     pairs = []
     for index, one in enumerate(WORDS):
