@@ -162,7 +162,8 @@ def test_overrides_may_stand_before_and_behind_options(
     quickstart: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Guards against argparse, which takes `key=value` only in one place."""
-    for arguments in (["use=commercial", "--json"], ["--json", "use=commercial"]):
+    stated = ["use=commercial", "data.ichikara.licence=null"]
+    for arguments in ([*stated, "--json"], ["--json", *stated]):
         assert main(["check", str(quickstart), *arguments]) == 2
         assert "commercial" in json.loads(capsys.readouterr().out)["problems"][0]["message"]
     lines = refused(capsys, "run", str(quickstart), "seed=x", "--to", "sft", "dpo.beta=-1")
