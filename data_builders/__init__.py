@@ -91,7 +91,9 @@ def _about(
         "licence": licence or info.licence,
         # A stated licence says that these rows are not the published set, whose attribution and terms then do
         # not hold for them.
-        "attribution": f"licence stated by the recipe: {licence}" if licence else info.attribution,
+        "attribution": f"licence stated by the recipe: {licence}; not taken for: {info.attribution}"
+        if licence and info.attribution
+        else info.attribution or f"licence stated by the recipe: {licence}",
         "commercial": not _is_non_commercial(licence) if licence else info.commercial,
         "use_restrictions": [] if licence else list(info.use_restrictions),
         "on_bad_row": on_bad_row,
