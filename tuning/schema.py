@@ -195,6 +195,9 @@ def parse_message(value: Any, where: str) -> Message:
     """One message; `where` names it in the fault (`messages[2]`)."""
     if not isinstance(value, Mapping):
         raise RowFault("wrong_type", where, f"saw {kind(value)}", "an object with role and content")
+    role, content = value.get("role"), value.get("content")
+    if len(value) == 2 and role in ROLES and content is not None:  # nearly every message of every dataset
+        return Message(role, checked_text(content, f"{where}.content"))
     unknown = [name for name in value if name not in MESSAGE_FIELDS]
     if unknown:
         accepted = f"fields: {', '.join(MESSAGE_FIELDS)}"

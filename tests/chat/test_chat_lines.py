@@ -114,14 +114,15 @@ def test_a_difference_in_the_first_rows_switches_the_fast_way_off(is_checked: bo
     binding = bind(tokenizer, template)
     right = lines_of(binding)
     assert right is not None
-    plain = Tokenizer.from_str(right._plain.to_str())
-    plain.normalizer = None
+    plan = json.loads(right._plain.to_str())
+    plan["model"]["vocab"].append(["はは", -5.0])
+    plain = Tokenizer.from_str(json.dumps(plan))
     binding.lines = wrong = Lines(binding, plain, tokenizer.convert_tokens_to_ids("<0x0A>"))
     wrong.unchecked = 10 if is_checked else 0
-    [[sequence]] = encode_many([dialogue("い", "は")], tokenizer, template)
+    [[sequence]] = encode_many([dialogue("い", "はは")], tokenizer, template)
     assert not isinstance(sequence, ChatError)
     [[served]] = [
-        _tokenise_whole(binding, [part for _, part in binding.renderings(as_turns(dialogue("い", "は")))])
+        _tokenise_whole(binding, [part for _, part in binding.renderings(as_turns(dialogue("い", "はは")))])
     ]
     assert np.array_equal(sequence.input_ids, served.input_ids) is is_checked
     assert wrong.is_trusted is not is_checked

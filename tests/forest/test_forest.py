@@ -31,6 +31,16 @@ def batch_of(forest: list[list[Sequence]], *, merge: bool, pad: int = 1) -> Fore
     return collate([(grow(group), group) for group in forest], merge_targets=merge, pad_to_multiple_of=pad)
 
 
+@given(sequences())
+def test_one_sequence_grows_into_the_tree_of_two_equal_ones(sequence: Sequence) -> None:
+    one, two = grow([sequence]), grow([sequence, sequence])
+    for name in ("input_ids", "position_ids", "subtree_end", "run_start"):
+        assert getattr(one, name).tolist() == getattr(two, name).tolist()
+        assert getattr(one, name).dtype == getattr(two, name).dtype
+    assert [keys.tolist() for keys in one.run_keys] == [keys.tolist() for keys in two.run_keys]
+    assert [path.tolist() for path in one.path] * 2 == [path.tolist() for path in two.path]
+
+
 def paths_of(batch: ForestBatch) -> list[tuple[int, ...]]:
     """For each token the tokens from its root to it, followed through parents: the last token one position
     up."""

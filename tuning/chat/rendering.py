@@ -11,7 +11,8 @@ channel in Harmony) is for the model to write when it is served.
 
 The filled frame has to equal, character for character, what `apply_chat_template` makes of the real
 messages. A template that looks into the texts, alters them, or rewrites earlier turns is thereby found out
-and refused.
+and refused. Where its syntax tree shows that it only writes the texts down (`verbatim`), the first messages
+of each shape are compared; under any other template, all.
 """
 
 from __future__ import annotations
@@ -22,20 +23,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
+from tuning.schema import Message
+
 from .frames import Frame, Shape, differing_excerpts, frame_of, lost_or_repeated, marked_messages
 from .templates import FIXED_SENTENCE, ONE_ANSWER, ChatError, Template
+from .verbatim import writes_texts_only
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
-
-    from tuning.schema import Message
 
     from .lines import Lines
     from .tokens import Tokens
 
 _MESSAGE_KEYS = ("role", "content", "train", "input", "thinking")
 _EXTRA_KEYS = ("input", "thinking")
+_NOTHING_SAID = (None, None, None)
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,10 @@ def as_turns(messages: Sequence[Message | Mapping[str, Any]]) -> list[Turn]:
 
 
 def _as_turn(message: Message | Mapping[str, Any], where: str) -> Turn:
+    if isinstance(message, Message) and (message.train, message.input, message.thinking) == _NOTHING_SAID:
+        role, content = message.role, message.content  # nearly every message of every dataset
+        if isinstance(role, str) and isinstance(content, str):
+            return Turn(role, content, role == "assistant")
     row = message if isinstance(message, Mapping) else {key: getattr(message, key) for key in _MESSAGE_KEYS}
     for key in row:
         if key not in _MESSAGE_KEYS:
@@ -126,7 +133,10 @@ class Binding:
         longest_first = sorted(self.control_ids, key=len, reverse=True)
         self.controls = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         self._frames: dict[Shape, Frame] = {}
+        self._controls: dict[Shape, list[list[tuple[int, int, int]]]] = {}
         self._checked: set[tuple[Shape, tuple[int, ...]]] = set()
+        self._is_verbatim = writes_texts_only(template.source)
+        self._rendered_shapes: set[Shape] = set()
         self._rendered_keys: frozenset[str] | None = None
         self.control_texts = {token_id: text for text, token_id in self.control_ids.items()}
         self.tokens: Tokens | None = None
@@ -185,6 +195,9 @@ class Binding:
         written = {slot.message for slot in frame.slots if slot.key == "thinking"}
         if any(turn.thinking and turn.is_trained and i not in written for i, turn in enumerate(turns)):
             rendered.counts["thinking_dropped"] = 1
+        if self._is_verbatim and shape in self._rendered_shapes:
+            return rendered
+        self._rendered_shapes.add(shape)
         actual = self._apply(messages, generation)
         if rendered.text != actual:
             expected, seen = differing_excerpts(rendered.text, actual)
@@ -272,6 +285,15 @@ class Binding:
                     )
         self._checked.add((shape, trained))
 
+    def _controls_of(self, frame: Frame, shape: Shape) -> list[list[tuple[int, int, int]]]:
+        """(start, end, token id) of the control tokens in each of the frame's strings."""
+        if shape not in self._controls:
+            self._controls[shape] = [
+                [(*match.span(), self.control_ids[match.group()]) for match in self.controls.finditer(string)]
+                for string in frame.strings
+            ]
+        return self._controls[shape]
+
     def _fill(
         self, frame: Frame, messages: list[dict[str, str]], shape: Shape, trained: tuple[int, ...]
     ) -> Rendered:
@@ -280,10 +302,10 @@ class Binding:
         string_at: list[int] = []
         ends: dict[int, int] = {}
         position = 0
-        for place, string in enumerate(frame.strings):
-            for match in self.controls.finditer(string):
-                token_id = self.control_ids[match.group()]
-                rendered.controls.append((position + match.start(), position + match.end(), token_id))
+        all_controls = self._controls_of(frame, shape)
+        for place, (string, controls) in enumerate(zip(frame.strings, all_controls, strict=True)):
+            for start, end, token_id in controls:
+                rendered.controls.append((position + start, position + end, token_id))
             string_at.append(position)
             texts.append(string)
             position += len(string)

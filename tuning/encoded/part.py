@@ -4,8 +4,10 @@ input_ids.npy   int32 (tokens,)      all sequences of the part, one behind the o
 is_target.npy   bool (tokens,)
 ends.npy        int64 (sequences,)   where each sequence ends
 targets.npy     int64 (sequences,)   how many of its tokens are predicted and scored
-rows.jsonl      one object a row: id, group, loss_weight, language, category, and either the number of its
-                sequences with what was counted on them, or the code of the reason why it has none
+rows.jsonl      one object a row: id, group, loss_weight, language, category, and either what was counted on
+                its sequences or the code of the reason why it has none
+lines.npy       int64 (rows,)        where each line of rows.jsonl ends, in bytes
+sequences.npy   int64 (rows,)        how many sequences each row has
 """
 
 from __future__ import annotations
@@ -33,34 +35,35 @@ class Part:
     """A complete part, mapped into memory."""
 
     def __init__(self, folder: Path) -> None:
-        self.input_ids = np.load(folder / "input_ids.npy", mmap_mode="r", allow_pickle=False)
-        self.is_target = np.load(folder / "is_target.npy", mmap_mode="r", allow_pickle=False)
+        # As plain arrays: slicing a `np.memmap` costs more than reading what is sliced.
+        self.input_ids = np.asarray(np.load(folder / "input_ids.npy", mmap_mode="r", allow_pickle=False))
+        self.is_target = np.asarray(np.load(folder / "is_target.npy", mmap_mode="r", allow_pickle=False))
         self.ends = np.load(folder / "ends.npy", allow_pickle=False)
         self.targets = np.load(folder / "targets.npy", allow_pickle=False)
-        numbers, line_ends = [0], [0]
-        with (folder / ROWS).open("rb") as file:
-            for line in file:
-                numbers.append(json.loads(line).get("sequences", 0))
-                line_ends.append(line_ends[-1] + len(line))
-        # Parsed again when a row is asked for, so that memory does not grow with the rows.
-        self._lines = np.memmap(folder / ROWS, mode="r") if line_ends[-1] else np.empty(0, dtype=np.uint8)
-        self._line_ends = np.array(line_ends, dtype=np.int64)
-        self.first = np.cumsum(numbers, dtype=np.int64)
-        """Number of each row's first sequence."""
+        # A row is parsed when it is asked for, so that memory does not grow with the rows.
+        self._line_ends = np.load(folder / "lines.npy", allow_pickle=False)
+        is_empty = not len(self._line_ends)
+        self._lines = np.asarray(np.empty(0, np.uint8) if is_empty else np.memmap(folder / ROWS, mode="r"))
+        self.last = np.cumsum(np.load(folder / "sequences.npy", allow_pickle=False))
+        """Number of the sequence behind each row's last."""
 
     def __len__(self) -> int:
-        return len(self._line_ends) - 1
+        return len(self._line_ends)
 
     def about(self, row: int) -> dict[str, Any]:
         """What stands in its line of rows.jsonl."""
-        start, end = self._line_ends[row : row + 2]
-        about: dict[str, Any] = json.loads(self._lines[start:end].tobytes())
+        start, end = int(self._line_ends[row - 1]) if row else 0, int(self._line_ends[row])
+        about: dict[str, Any] = json.loads(self._lines[start:end].tobytes().decode())
         return about
 
     def sequence(self, number: int, counts: dict[str, int]) -> EncodedSequence:
         """A view of one sequence; nothing is read from disk before it is used."""
         start, end = self.bounds(number)
         return EncodedSequence(self.input_ids[start:end], self.is_target[start:end], counts=counts)
+
+    def numbers(self, row: int) -> range:
+        """Numbers of the sequences of a row."""
+        return range(int(self.last[row - 1]) if row else 0, int(self.last[row]))
 
     def bounds(self, number: int) -> tuple[int, int]:
         """The first token of a sequence, and the one behind its last."""
@@ -77,20 +80,24 @@ def write_part(
         with (
             _growing(temporary / "input_ids.npy", np.int32) as ids,
             _growing(temporary / "is_target.npy", np.bool_) as targets,
-            (temporary / ROWS).open("w", encoding="utf-8") as index,
+            (temporary / ROWS).open("wb") as index,
         ):
-            ends, num_targets, end = [], [], 0
+            counted: dict[str, list[int]] = {"ends": [], "targets": [], "lines": [], "sequences": []}
+            end = line_end = 0
             for row, result in rows:
-                index.write(json.dumps(_about(row, result), ensure_ascii=False) + "\n")
-                for sequence in [] if isinstance(result, ChatError) else result:
+                line_end += index.write((json.dumps(_about(row, result), ensure_ascii=False) + "\n").encode())
+                sequences = [] if isinstance(result, ChatError) else result
+                for sequence in sequences:
                     ids(sequence.input_ids)
                     targets(sequence.is_target)
                     end += len(sequence)
-                    ends.append(end)
-                    num_targets.append(int(sequence.is_target[1:].sum()))
+                    counted["ends"].append(end)
+                    counted["targets"].append(int(np.count_nonzero(sequence.is_target[1:])))
+                counted["lines"].append(line_end)
+                counted["sequences"].append(len(sequences))
                 seen()
-        np.save(temporary / "ends.npy", np.array(ends, dtype=np.int64), allow_pickle=False)
-        np.save(temporary / "targets.npy", np.array(num_targets, dtype=np.int64), allow_pickle=False)
+        for name, values in counted.items():
+            np.save(temporary / f"{name}.npy", np.array(values, dtype=np.int64), allow_pickle=False)
         for path in temporary.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
@@ -137,7 +144,7 @@ def _about(row: Row, result: list[EncodedSequence] | ChatError) -> dict[str, Any
     if isinstance(result, ChatError):
         return {**about, "code": result.code}
     counts = [dict(sequence.counts) for sequence in result]
-    return {**about, "sequences": len(result), **({"counts": counts} if any(counts) else {})}
+    return {**about, "counts": counts} if any(counts) else about
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from tuning.encoded.workers import write_with_workers
 from tuning.records import fingerprint, sha256_of_file
 from tuning.schema import Row, parse_row
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the same rows, template and tokenizer would be stored otherwise."""
 PART_ROWS = 8192
 
@@ -134,7 +134,7 @@ def _rows(data: Path, start: int, num_rows: int) -> Iterator[Row]:
     with data.open("rb") as file:
         file.seek(start)
         lines = itertools.islice((line for line in file if line.strip()), num_rows)
-        yield from (parse_row(json.loads(line)) for line in lines)
+        yield from (parse_row(json.loads(line.decode())) for line in lines)
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -145,9 +145,9 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def _row(part: Part, index: int) -> EncodedRow:
     about = part.about(index)
-    first, last = int(part.first[index]), int(part.first[index + 1])
-    counts = about.get("counts") or [{}] * (last - first)
-    sequences = tuple(part.sequence(number, counts[number - first]) for number in range(first, last))
+    numbers = part.numbers(index)
+    counts = about.get("counts") or [{}] * len(numbers)
+    sequences = tuple(map(part.sequence, numbers, counts))
     return EncodedRow(
         id=about["id"],
         group=about.get("group"),
@@ -155,5 +155,5 @@ def _row(part: Part, index: int) -> EncodedRow:
         language=about.get("language"),
         category=about.get("category"),
         result=about.get("code", sequences),
-        num_targets=int(part.targets[first:last].sum()),
+        num_targets=sum(part.targets[numbers.start : numbers.stop].tolist()),
     )

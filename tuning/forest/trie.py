@@ -53,6 +53,8 @@ def grow(sequences: list[Sequence]) -> Tree:
     if any(len(sequence.input_ids) == 0 for sequence in sequences):
         raise ValueError("an empty sequence cannot be laid out")
     ids = [np.asarray(sequence.input_ids, dtype=np.int64) for sequence in sequences]
+    if len(ids) == 1:
+        return _path(ids[0])
     tokens: list[IntArray] = []
     depths: list[IntArray] = []
     ends: list[tuple[int, int]] = []  # (start of a node, exclusive end of its run); subtree ends follow below
@@ -99,6 +101,19 @@ def grow(sequences: list[Sequence]) -> Tree:
             for before, start, stop in zip(run_before, run_start, run_stop, strict=True)
         ),
         path=tuple(np.concatenate(parts) for parts in pieces),
+    )
+
+
+def _path(ids: IntArray) -> Tree:
+    """The tree of one sequence, which most groups are: what `grow` would make, without its search."""
+    places = np.arange(len(ids), dtype=np.int64)
+    return Tree(
+        input_ids=ids,
+        position_ids=places,
+        subtree_end=np.full(len(ids), len(ids), dtype=np.int64),
+        run_start=np.zeros(1, dtype=np.int64),
+        run_keys=(places,),
+        path=(places,),
     )
 
 
