@@ -188,16 +188,34 @@ def parse_messages(value: Any, where: str) -> tuple[Message, ...]:
         raise RowFault(code, where, f"saw {kind(value)}", "an array of messages")
     if not value:
         raise RowFault("empty_messages", where, "saw an empty array", "at least one message")
-    return tuple(parse_message(item, f"{where}[{index}]") for index, item in enumerate(value))
+    return tuple(
+        Message(item["role"], item["content"])
+        if _is_plain(item)
+        else parse_message(item, f"{where}[{index}]")
+        for index, item in enumerate(value)
+    )
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a message is a role and a faultless text, as nearly every message of every dataset is."""
+    if type(value) is not dict or value.keys() != {"role", "content"} or value["role"] not in ROLES:
+        return False
+    text = value["content"]
+    return isinstance(text, str) and "\x00" not in text and (text.isascii() or _is_encodable(text))
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def parse_message(value: Any, where: str) -> Message:
     """One message; `where` names it in the fault (`messages[2]`)."""
     if not isinstance(value, Mapping):
         raise RowFault("wrong_type", where, f"saw {kind(value)}", "an object with role and content")
-    role, content = value.get("role"), value.get("content")
-    if len(value) == 2 and role in ROLES and content is not None:  # nearly every message of every dataset
-        return Message(role, checked_text(content, f"{where}.content"))
     unknown = [name for name in value if name not in MESSAGE_FIELDS]
     if unknown:
         accepted = f"fields: {', '.join(MESSAGE_FIELDS)}"
@@ -245,6 +263,8 @@ def check_dialogue(messages: Sequence[Message], where: str, first_answer: int = 
 
     `first_answer` is the index from which assistant turns can be targets; indices in faults count from there.
     """
+    if _alternates(messages) and any(message.is_trained for message in messages[first_answer:]):
+        return
     previous = None
     for index, message in enumerate(messages):
         place = f"{where}[{index - first_answer}]" if index >= first_answer else f"prompt[{index}]"
@@ -291,6 +311,18 @@ def check_dialogue(messages: Sequence[Message], where: str, first_answer: int = 
         raise RowFault(
             "nothing_to_train", where, "every assistant turn says train: false", "at least one trained turn"
         )
+
+
+def _alternates(messages: Sequence[Message]) -> bool:
+    """Whether user and assistant take turns, perhaps behind a system text, and each says something."""
+    if not messages:
+        return False
+    expected = "system" if messages[0].role == "system" else "user"
+    for message in messages:
+        if message.role != expected or not message.content.strip():
+            return False
+        expected = "assistant" if expected == "user" else "user"
+    return expected == "user" and messages[-1].role == "assistant"
 
 
 def normalised(messages: Sequence[Message]) -> list[tuple[str, str]]:

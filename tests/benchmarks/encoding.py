@@ -4,11 +4,11 @@
     python tests/benchmarks/encoding.py --memory
 
 Real dialogues (`tests/chat/real_data.py`) under `llm-jp-v3`; `--data` and `--tokenizer` name the folders that
-hold them. One process, no threads, CPU seconds of this process and its children. Ours is what a training run
-does with a cold cache: `encoded_source` (JSON, template, ids, targets, files on disk), then the rows read
-back, grown into trees and partitioned by tokens. TRL's is `SFTTrainer._prepare_dataset` with
-`assistant_only_loss` and `packing`, from rows in memory. Both have to give the same ids and targets, row for
-row; `num_header_bytes_scored` tells the one exception.
+hold them. One process, no threads, CPU seconds of this process and its children, from one JSONL file to packed
+rows. Ours is what a training run does with a cold cache: `encoded_source` (JSON, template, ids, targets,
+files on disk), then the rows read back, grown into trees and partitioned by tokens. TRL's is
+`datasets.load_dataset` and `SFTTrainer._prepare_dataset` with `assistant_only_loss` and `packing`. Both have
+to give the same ids and targets, row for row; `num_header_bytes_scored` tells the one exception.
 """
 
 from __future__ import annotations
@@ -93,10 +93,10 @@ def ours(file: Path, tokenizer: Any) -> tuple[float, Encoded]:
     return seconds, found
 
 
-def trl(rows: list[list[dict[str, str]]], tokenizer: Any) -> tuple[float, Encoded]:
+def trl(file: Path, tokenizer: Any) -> tuple[float, Encoded]:
     """CPU seconds, and what came of it."""
     import numpy as np
-    from datasets import Dataset, disable_caching, disable_progress_bars
+    from datasets import disable_caching, disable_progress_bars, load_dataset
     from transformers import LlamaConfig, LlamaForCausalLM
     from trl import SFTConfig, SFTTrainer
 
@@ -109,11 +109,14 @@ def trl(rows: list[list[dict[str, str]]], tokenizer: Any) -> tuple[float, Encode
             nonlocal seconds
             started = cpu_seconds()
             prepared = super()._prepare_dataset(*args, **options)
-            seconds = cpu_seconds() - started
+            seconds += cpu_seconds() - started
             return prepared
 
     small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     with TemporaryDirectory() as output:
+        started = cpu_seconds()
+        rows = load_dataset("json", data_files=str(file), cache_dir=output, split="train")
+        seconds = cpu_seconds() - started
         trainer = Timed(
             model=LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **small)),
             args=SFTConfig(
@@ -125,7 +128,7 @@ def trl(rows: list[list[dict[str, str]]], tokenizer: Any) -> tuple[float, Encode
                 bf16=False,
                 use_cpu=True,
             ),
-            train_dataset=Dataset.from_list([{"messages": row} for row in rows]),
+            train_dataset=rows.select_columns("messages"),
             processing_class=tokenizer,
         )
     found: Encoded = Counter()
@@ -161,7 +164,7 @@ def compare(data: Path, folder: Path, number: int, repeats: int) -> None:
         write_rows(file, rows)
         runs: dict[str, Callable[[], tuple[float, Encoded]]] = {
             "tuning": lambda: ours(file, tokenizer),
-            "trl": lambda: trl(rows, marked),
+            "trl": lambda: trl(file, marked),
         }
         seconds: dict[str, list[float]] = {name: [] for name in runs}
         for _ in range(repeats + 1):

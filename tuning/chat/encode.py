@@ -179,6 +179,8 @@ def _encode_rows(binding: Binding, rows: Sequence[_Row]) -> list[list[EncodedSeq
         except ChatError as error:
             places.append(_naming(row.id, error))
             continue
+        for text in texts:
+            text.id, text.source = row.id, row.source
         places.append(slice(len(rendered), len(rendered) + len(texts)))
         rendered += texts
     encoded = _tokenise(binding, rendered)
@@ -192,7 +194,7 @@ def _encode_rows(binding: Binding, rows: Sequence[_Row]) -> list[list[EncodedSeq
         except ChatError as error:
             results.append(_naming(row.id, error))
         else:
-            results.append([replace(sequence, id=row.id, source=row.source) for sequence in sequences])
+            results.append(sequences)
     return results
 
 
@@ -235,7 +237,7 @@ def _tokenise(binding: Binding, rendered: Sequence[Rendered]) -> list[EncodedSeq
     whole = [row for row, result in zip(rendered, fast, strict=True) if result is None]
     slow = iter(_tokenise_whole(binding, whole))
     sequences = [
-        next(slow) if result is None else EncodedSequence(*result, counts=dict(row.counts))
+        next(slow) if result is None else EncodedSequence(*result, row.id, row.source, row.counts)
         for row, result in zip(rendered, fast, strict=True)
     ]
     if lines.unchecked > 0:
@@ -266,7 +268,8 @@ def _tokenise_whole(binding: Binding, rendered: Sequence[Rendered]) -> list[Enco
             ids, offsets = tokens.cut(row)
             counts["literal_special_token"] = 1
         try:
-            sequences.append(EncodedSequence(ids, tokens.in_spans(row, ids, offsets), counts=counts))
+            is_target = tokens.in_spans(row, ids, offsets)
+            sequences.append(EncodedSequence(ids, is_target, row.id, row.source, counts))
         except ChatError as error:
             sequences.append(error)
     return sequences

@@ -14,8 +14,9 @@ that rounding prefers, and rounding depends on all that stands before. What does
 
 from __future__ import annotations
 
+import itertools
 import json
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,11 +52,27 @@ class Lines:
         offsets."""
         marks = [self._marks(row) for row in rows]
         texts = [_normalised(row) for row, places in zip(rows, marks, strict=True) if places is not None]
-        found = iter(self._plain.encode_batch_fast(texts, add_special_tokens=False))
-        return [
-            None if places is None else self._with_targets(row, places, next(found).ids)
-            for row, places in zip(rows, marks, strict=True)
-        ]
+        all_ids = [found.ids for found in self._plain.encode_batch_fast(texts, add_special_tokens=False)]
+        # One array for all rows: what numpy does costs less than asking it to.
+        ends = list(itertools.accumulate(map(len, all_ids)))
+        tokens = np.fromiter(itertools.chain.from_iterable(all_ids), dtype=np.int32, count=sum(ends[-1:]))
+        is_target = np.zeros(len(tokens), dtype=bool)
+        landmarks = np.flatnonzero(self._is_landmark[tokens]).tolist()
+        stretches = iter(itertools.pairwise([0, *ends]))
+        results: list[tuple[np.ndarray, np.ndarray] | None] = []
+        at = 0
+        for row, places in zip(rows, marks, strict=True):
+            if places is None:
+                results.append(None)
+                continue
+            start, end = next(stretches)
+            following = bisect_left(landmarks, end, at)
+            is_sound = following - at == row.text.count("\n") + len(row.controls)
+            for first, behind, last in places if is_sound else []:
+                is_target[landmarks[at + first] + behind : landmarks[at + last] + 1] = True
+            results.append((tokens[start:end], is_target[start:end]) if is_sound else None)
+            at = following
+        return results
 
     def _marks(self, row: Rendered) -> list[tuple[int, int, int]] | None:
         """Each span as (a landmark, 1 if the span begins behind it and 0 if with it, the landmark that ends
@@ -77,18 +94,6 @@ class Lines:
                 return None
             marks.append((before - is_behind, int(is_behind), last))
         return marks
-
-    def _with_targets(
-        self, row: Rendered, marks: list[tuple[int, int, int]], ids: list[int]
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        tokens = np.array(ids, dtype=np.int32)
-        landmarks = np.flatnonzero(self._is_landmark[tokens])
-        if len(landmarks) != row.text.count("\n") + len(row.controls):
-            return None
-        is_target = np.zeros(len(tokens), dtype=bool)
-        for first, behind, last in marks:
-            is_target[landmarks[first] + behind : landmarks[last] + 1] = True
-        return tokens, is_target
 
 
 def _normalised(row: Rendered) -> str:

@@ -63,6 +63,9 @@ class Rendered:
     """What is trained on: from the end of the generation prompt to the end of the answer's end-of-turn
     token."""
     counts: dict[str, int] = field(default_factory=dict)
+    id: str = ""
+    source: str = ""
+    """The row's."""
 
 
 def as_turns(messages: Sequence[Message | Mapping[str, Any]]) -> list[Turn]:
