@@ -19,13 +19,12 @@ from tuning.stage import (
     open_mixture,
     open_session,
     open_tokenizer,
+    preference_objective,
     save_stage,
     trainer_arguments,
 )
 from tuning.train.held_out import held_out_preferences
-from tuning.train.objectives import PREFERENCE_LOSSES
 from tuning.train.reference import ReferenceStore, reference_key
-from tuning.train.step_objectives import preference_objective
 from tuning.train.trainer import ChatTrainer
 
 
@@ -41,13 +40,12 @@ def train(recipe: Recipe, paths: Paths) -> dict[str, Any]:
 
     key = reference_key(paths.start, precision=recipe.precision)
     store = ReferenceStore(paths.cache / "reference" / f"{key[:32]}.safetensors")
-    objective = preference_objective(
-        PREFERENCE_LOSSES[config.loss], store, beta=config.beta, label_smoothing=config.label_smoothing
-    )
+    objective = preference_objective(config, store)
 
     def evaluate(model: torch.nn.Module, trainer: Trainer) -> dict[str, Any]:
         assert isinstance(trainer, ChatTrainer)
-        return held_out_preferences(model, dev, store, trainer.division, **trainer.evaluation_tools())
+        reference = store if objective.needs_reference else None
+        return held_out_preferences(model, dev, reference, trainer.division, **trainer.evaluation_tools())
 
     policy = load_policy(recipe, config, paths.start)
     disable_dropout(policy)
@@ -55,7 +53,8 @@ def train(recipe: Recipe, paths: Paths) -> dict[str, Any]:
         config, mixture, paths, name="dpo", batch_rows=config.batch_pairs, evaluate=evaluate if dev else None
     )
     trainer = ChatTrainer(policy, trainer_arguments(recipe, config, session), session, objective)
-    trainer.compute_reference(store, dev)
+    if objective.needs_reference:
+        trainer.compute_reference(store, dev)
     trainer.run()
 
     notes = save_stage(recipe, config, policy, tokenizer, paths)

@@ -77,9 +77,11 @@ def mix(
     cache: Path,
     legacy: str | None = None,
     weigh_by: str = "passes",
+    takes_rankings: bool = False,
 ) -> Mixture:
     """The mixture of the built datasets in `folders`, each with its share; raises `MixtureError` if nothing
-    is left."""
+    is left. Unless the stage `takes_rankings`, several ranked answers become a pair of the best and the
+    worst, and the others are counted."""
     groups: dict[str, list[list[Example]]] = {}
     dev: dict[str, list[Example]] = {}
     sources: dict[str, dict[str, Any]] = {}
@@ -102,8 +104,12 @@ def mix(
                 continue
             assert not isinstance(result, str)
             notes.update({key: 1 for item in result for key, count in item.counts.items() if count})
+            if preference and len(result) > 2 and not takes_rankings:
+                notes["ranked_between_unused"] += len(result) - 2
+                result = (result[0], result[-1])
             sequences = tuple(Sequence(item.input_ids, item.is_target) for item in result)
-            examples[row.id] = Example(row.id, name, row.group_key, sequences, row.loss_weight)
+            beta = row.beta if row.beta is not None else share.beta
+            examples[row.id] = Example(row.id, name, row.group_key, sequences, row.loss_weight, beta)
         train = [examples[row.id] for row in parts.train if row.id in examples]
         dev[name] = [examples[row.id] for row in parts.dev if row.id in examples]
         groups[name] = list(_grouped(train).values())
@@ -148,7 +154,7 @@ def _reason_to_drop(row: EncodedRow, max_length: int, preference: bool) -> str |
         return "too_long"
     if not row.num_targets or (len(result) > 1 and any(not item.is_target[1:].any() for item in result)):
         return "no_target"
-    if preference and len(result) != 2:
+    if preference and len(result) < 2:
         return "needs_several_sequences"
     return None
 

@@ -18,7 +18,7 @@ ROLES = ("system", "user", "assistant", "tool")
 # `weight` is the older spelling of `loss_weight`
 OPTIONAL_FIELDS = ("group", "weight", "loss_weight", "meta")
 CONVERSATION_FIELDS = ("id", "source", "messages", *OPTIONAL_FIELDS)
-PAIR_FIELDS = ("id", "source", "prompt", "chosen", "rejected", *OPTIONAL_FIELDS)
+PAIR_FIELDS = ("id", "source", "prompt", "chosen", "rejected", "ranked", "beta", *OPTIONAL_FIELDS)
 MESSAGE_FIELDS = ("role", "content", "train", "input", "thinking")
 
 
@@ -103,7 +103,11 @@ class Conversation:
 @dataclass(frozen=True)
 class PreferencePair:
     """A prompt with a preferred and a dispreferred continuation; no message of the prompt is ever a
-    target."""
+    target.
+
+    A row of several ranked answers (`ranked`, best first) is a pair of the best and the worst, with the
+    others `between`.
+    """
 
     id: str
     source: str
@@ -113,6 +117,28 @@ class PreferencePair:
     group: str | None = None
     loss_weight: float = 1.0
     meta: Mapping[str, Any] = field(default_factory=dict)
+    beta: float | None = None
+    """Of the preference loss, for this pair; None = the stage's."""
+    between: tuple[tuple[Message, ...], ...] = ()
+    """Answers ranked between the two, better ones first."""
+
+    def _answers(self) -> dict[str, Any]:
+        if self.between:
+            return {"ranked": [dicts(answer) for answer in (self.chosen, *self.between, self.rejected)]}
+        return {"chosen": dicts(self.chosen), "rejected": dicts(self.rejected)}
+
+    @property
+    def margin(self) -> float | None:
+        """By how much the chosen answer was scored better: `meta.margin`, or `meta.chosen_score` less
+        `meta.rejected_score`; None where the row does not say."""
+        values = [self.meta.get(name) for name in ("margin", "chosen_score", "rejected_score")]
+        whole, chosen, rejected = (
+            float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+            for value in values
+        )
+        if whole is not None:
+            return whole
+        return chosen - rejected if chosen is not None and rejected is not None else None
 
     @property
     def group_key(self) -> str:
@@ -131,9 +157,9 @@ class PreferencePair:
             "id": self.id,
             "source": self.source,
             "prompt": dicts(self.prompt),
-            "chosen": dicts(self.chosen),
-            "rejected": dicts(self.rejected),
+            **self._answers(),
             **_optional(self),
+            **({"beta": self.beta} if self.beta is not None else {}),
         }
 
 
@@ -153,7 +179,8 @@ def parse_row(row: Any) -> Row:
     """
     if not isinstance(row, Mapping):
         raise RowFault("not_an_object", "row", f"saw {kind(row)}", "a row is one JSON object")
-    is_pair = "messages" not in row and any(name in row for name in ("prompt", "chosen", "rejected"))
+    pair_fields = ("prompt", "chosen", "rejected", "ranked")
+    is_pair = "messages" not in row and any(name in row for name in pair_fields)
     fields = PAIR_FIELDS if is_pair else CONVERSATION_FIELDS
     unknown = [name for name in row if name not in fields]
     if unknown:
@@ -171,14 +198,41 @@ def parse_row(row: Any) -> Row:
         messages = parse_messages(_required(row, "messages"), "messages")
         check_dialogue(messages, "messages")
         return Conversation(messages=messages, **shared)
-    prompt, chosen, rejected = (
-        parse_messages(_required(row, side), side) for side in ("prompt", "chosen", "rejected")
-    )
-    for side, answer in (("chosen", chosen), ("rejected", rejected)):
+    prompt = parse_messages(_required(row, "prompt"), "prompt")
+    answers = _ranked(row) if "ranked" in row else _sides(row)
+    for side, answer in answers.items():
         check_dialogue(prompt + answer, side, first_answer=len(prompt))
-    if normalised(chosen) == normalised(rejected):
-        raise RowFault("identical_sides", "rejected", "equal to chosen", "the two sides of a pair differ")
-    return PreferencePair(prompt=prompt, chosen=chosen, rejected=rejected, **shared)
+    _require_different(answers)
+    chosen, *between, rejected = answers.values()
+    beta = _above_zero(row["beta"], "beta") if row.get("beta") is not None else None
+    return PreferencePair(
+        prompt=prompt, chosen=chosen, rejected=rejected, beta=beta, between=tuple(between), **shared
+    )
+
+
+def _sides(row: Mapping[str, Any]) -> dict[str, tuple[Message, ...]]:
+    return {side: parse_messages(_required(row, side), side) for side in ("chosen", "rejected")}
+
+
+def _ranked(row: Mapping[str, Any]) -> dict[str, tuple[Message, ...]]:
+    """The answers of a ranking, best first, by where they stand."""
+    value = _required(row, "ranked")
+    both = next((side for side in ("chosen", "rejected") if side in row), None)
+    if both is not None:
+        raise RowFault("unknown_field", both, "given together with ranked", "either ranked or the two sides")
+    if not isinstance(value, list) or len(value) < 2:
+        seen = f"{len(value)} answers" if isinstance(value, list) else kind(value)
+        raise RowFault("wrong_type", "ranked", f"saw {seen}", "an array of at least two answers, best first")
+    places = [f"ranked[{index}]" for index in range(len(value))]
+    return {place: parse_messages(answer, place) for place, answer in zip(places, value, strict=True)}
+
+
+def _require_different(answers: Mapping[str, tuple[Message, ...]]) -> None:
+    seen: dict[tuple[tuple[str, str], ...], str] = {}
+    for place, answer in answers.items():
+        earlier = seen.setdefault(tuple(normalised(answer)), place)
+        if earlier != place:
+            raise RowFault("identical_sides", place, f"equal to {earlier}", "the answers of a row differ")
 
 
 def parse_messages(value: Any, where: str) -> tuple[Message, ...]:
@@ -386,7 +440,10 @@ def _weight(row: Mapping[str, Any]) -> float:
     if "weight" in row and "loss_weight" in row:
         raise RowFault("bad_weight", "weight", "given together with loss_weight", "one of the two names")
     name = "weight" if "weight" in row else "loss_weight"
-    value = row.get(name, 1.0)
+    return _above_zero(row.get(name, 1.0), name)
+
+
+def _above_zero(value: Any, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise RowFault("wrong_type", name, f"saw {kind(value)}", "a number above 0")
     try:

@@ -31,6 +31,11 @@ class Share:
     """Rows of other languages and categories are left out; None lets all of them in."""
     max_rows: int | None = None
     """Rows that may be trained on before weighting: a seeded sample of whole groups."""
+    beta: float | None = None
+    """Of pairs that bring none of their own; None = the stage's."""
+    min_margin: float | None = None
+    max_margin: float | None = None
+    """Pairs whose answers' scores differ by less or more are left out, and those that have no scores."""
 
 
 class Member(Protocol):
@@ -54,7 +59,8 @@ class Split(Generic[RowT]):
     train: list[RowT]
     dev: list[RowT]
     left_out: Mapping[str, int] = field(default_factory=dict)
-    """Rows that are in neither, by reason: `other_language`, `other_category`, `over_max_rows`."""
+    """Rows that are in neither, by reason: `other_language`, `other_category`, `no_margin`, `small_margin`,
+    `large_margin`, `over_max_rows`."""
 
 
 def split(rows: Sequence[RowT], share: Share, seed: int, source: str) -> Split[RowT]:
@@ -71,6 +77,8 @@ def split(rows: Sequence[RowT], share: Share, seed: int, source: str) -> Split[R
             left_out["other_language"] += 1
         elif share.categories is not None and row.category not in share.categories:
             left_out["other_category"] += 1
+        elif reason := _unwanted_margin(row, share):
+            left_out[reason] += 1
         else:
             wanted.append(row)
     limit = share.dev_rows if share.dev_rows_are_exact else min(share.dev_rows, int(DEV_SHARE * len(wanted)))
@@ -85,6 +93,17 @@ def split(rows: Sequence[RowT], share: Share, seed: int, source: str) -> Split[R
         dev=[row for index, row in enumerate(wanted) if index in held_out],
         left_out=dict(left_out),
     )
+
+
+def _unwanted_margin(row: Member, share: Share) -> str | None:
+    if share.min_margin is None and share.max_margin is None:
+        return None
+    margin: float | None = getattr(row, "margin", None)
+    if margin is None:
+        return "no_margin"
+    if share.min_margin is not None and margin < share.min_margin:
+        return "small_margin"
+    return "large_margin" if share.max_margin is not None and margin > share.max_margin else None
 
 
 def passes(

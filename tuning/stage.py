@@ -20,7 +20,10 @@ from tuning.model import adapters, loading, tiny
 from tuning.model.head import TargetModel
 from tuning.schema import Conversation, Message, Row
 from tuning.shares import Share, split
+from tuning.train.preference_losses import PREFERENCE_LOSSES, RANKED
+from tuning.train.reference import ReferenceStore
 from tuning.train.session import Session, training_arguments
+from tuning.train.step_objectives import PreferenceObjective, divergence_of
 from tuning.train.steps import Schedule
 
 PROVEN_ROWS = 200
@@ -148,6 +151,9 @@ def shares(config: TrainConfig) -> dict[str, Share]:
             languages=tuple(entry.languages) if entry.languages is not None else None,
             categories=tuple(entry.categories) if entry.categories is not None else None,
             max_rows=entry.max_rows,
+            beta=entry.beta,
+            min_margin=entry.min_margin,
+            max_margin=entry.max_margin,
         )
 
     return {name: share(entry) for name, entry in config.mix.items()}
@@ -188,6 +194,7 @@ def open_mixture(
         cache=paths.cache / "encoded",
         legacy=config.legacy,
         weigh_by=config.weigh_by,
+        takes_rankings=isinstance(config, DPOConfig) and RANKED in (config.loss_terms or {config.loss: 1}),
     )
 
 
@@ -215,6 +222,28 @@ def _same_ids(one: list[EncodedSequence] | ChatError, other: list[EncodedSequenc
     if isinstance(one, ChatError) or isinstance(other, ChatError):
         return False
     return [part.input_ids.tolist() for part in one] == [part.input_ids.tolist() for part in other]
+
+
+def preference_objective(config: DPOConfig, store: ReferenceStore) -> PreferenceObjective:
+    """What the stage minimises: the recipe's loss, or its weighted losses, and the SFT term."""
+    terms = config.loss_terms or {config.loss: 1.0}
+    own = max(PREFERENCE_LOSSES[name].sft_weight for name in terms)
+    options = {
+        "label_smoothing": config.label_smoothing,
+        "gamma": config.gamma,
+        "discopop_tau": config.discopop_tau,
+        "divergence": config.divergence,
+        "divergence_alpha": config.divergence_alpha,
+    }
+    return PreferenceObjective(
+        terms={name: float(weight) for name, weight in terms.items()},
+        store=store,
+        beta=config.beta,
+        sft_weight=config.sft_weight if config.sft_weight is not None else own,
+        options=divergence_of(options),
+        ld_alpha=config.ld_alpha if config.ld_alpha is not None else 1.0,
+        weighs_by_policy=config.weigh_by_policy,
+    )
 
 
 def open_session(

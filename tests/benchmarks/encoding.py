@@ -4,9 +4,9 @@
     python tests/benchmarks/encoding.py --memory
 
 Real dialogues (`tests/chat/real_data.py`) under `llm-jp-v3`; `--data` and `--tokenizer` name the folders that
-hold them. One process, no threads, CPU seconds of this process and its children, from one JSONL file to packed
-rows. Ours is what a training run does with a cold cache: `encoded_source` (JSON, template, ids, targets,
-files on disk), then the rows read back, grown into trees and partitioned by tokens. TRL's is
+hold them. One process, no threads, CPU seconds of this process and its children, from one JSONL file to
+packed rows. Ours is what a training run does with a cold cache: `encoded_source` (JSON, template, ids,
+targets, files on disk), then the rows read back, grown into trees and partitioned by tokens. TRL's is
 `datasets.load_dataset` and `SFTTrainer._prepare_dataset` with `assistant_only_loss` and `packing`. Both have
 to give the same ids and targets, row for row; `num_header_bytes_scored` tells the one exception.
 """

@@ -13,10 +13,9 @@ from tuning.model.adapters import disable_dropout
 from tuning.model.head import TargetModel
 from tuning.model.loading import use_forest_attention
 from tuning.records import read_jsonl
-from tuning.train.objectives import PREFERENCE_LOSSES
 from tuning.train.reference import ReferenceStore
 from tuning.train.session import Session, training_arguments
-from tuning.train.step_objectives import imitation, preference_objective
+from tuning.train.step_objectives import PreferenceObjective, imitation
 from tuning.train.steps import Example, Order, Schedule
 from tuning.train.trainer import ChatTrainer
 
@@ -41,9 +40,11 @@ def train(
     share_prefix: bool = True,
     learning_rate: float = 1e-3,
     stop_after: int | None = None,
+    method: dict[str, Any] | None = None,
     **settings: Any,
 ) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`. `reference` is a policy's own start unless another model is given."""
+    """The lines of `metrics.jsonl`. `reference` is a policy's own start unless another model is given;
+    `method` is what `PreferenceObjective` is made of, by default DPO with beta 0.1."""
     for part in (model, reference):
         if part is not None:
             base = part.get_base_model() if hasattr(part, "get_base_model") else part
@@ -72,7 +73,9 @@ def train(
         return list(read_jsonl(session.metrics_file))
     disable_dropout(policy)
     store = ReferenceStore()
-    objective = preference_objective(PREFERENCE_LOSSES["sigmoid"], store, beta=0.1)
+    objective = PreferenceObjective(
+        **{"terms": {"sigmoid": 1.0}, "beta": 0.1, "store": store, **(method or {})}
+    )
     if reference is not None:
         other = ChatTrainer(TargetModel(reference), arguments, session, objective)
         other.compute_reference(store, [])

@@ -12,11 +12,13 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedTokenizerBase, TrainerCallback
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from trl import DPOConfig as TRLConfig
+from trl import DPOTrainer, SFTConfig, SFTTrainer
 
 from tests.train.conftest import chats, llama, pair_examples, preferences, sft_examples
 from tests.train.running import order_of, train
 from tuning.model.adapters import attach_lora
+from tuning.train.preference_losses import Divergence
 
 STEPS, ROWS, MICRO = 4, 12, 3
 
@@ -50,9 +52,11 @@ class Recorder(TrainerCallback):
             self.lines.append(logs)
 
 
-def assert_equal_steps(ours: list[dict[str, Any]], theirs: list[dict[str, float]], *more: str) -> None:
+def assert_equal_steps(
+    ours: list[dict[str, Any]], theirs: list[dict[str, float]], *more: str, steps: int = STEPS
+) -> None:
     """`more` are differences of float32 sums of about -100, hence an absolute tolerance."""
-    assert len(ours) == len(theirs) == STEPS
+    assert len(ours) == len(theirs) == steps
     for our, their in zip(ours, theirs, strict=True):
         for name in ("loss", "grad_norm", "learning_rate"):
             assert our[name] == pytest.approx(their[name], rel=1e-5, abs=1e-9), (our["step"], name)
@@ -104,7 +108,7 @@ def test_dpo_equals_trl(adapter: bool, tokenizer: PreTrainedTokenizerBase, tmp_p
     trainer = DPOTrainer(
         model=policy,
         ref_model=llama(size),
-        args=DPOConfig(output_dir=str(tmp_path / "trl"), beta=0.1, loss_type=["sigmoid"], **COMMON),
+        args=TRLConfig(output_dir=str(tmp_path / "trl"), beta=0.1, loss_type=["sigmoid"], **COMMON),
         train_dataset=Dataset.from_list([rows[number] for number in numbers]),
         processing_class=tokenizer,
         callbacks=[recorder],
@@ -122,3 +126,65 @@ def test_dpo_equals_trl(adapter: bool, tokenizer: PreTrainedTokenizerBase, tmp_p
         )  # the saved adapter already differs from the reference
     else:
         assert ours[0]["loss"] == pytest.approx(math.log(2), abs=1e-15)
+
+
+METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    # TRL's settings, ours
+    **{
+        name: ({"loss_type": [name]}, {"terms": {name: 1.0}})
+        for name in (
+            *("hinge", "ipo", "nca_pair", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "apo_zero"),
+            *("apo_down", "discopop", "sigmoid_norm"),
+        )
+    },
+    **{
+        name: (
+            {"loss_type": [name], "label_smoothing": 0.1},
+            {"terms": {name: 1.0}, "options": {"label_smoothing": 0.1}},
+        )
+        for name in ("robust", "exo_pair")
+    },
+    "sft term": (
+        {"loss_type": ["sigmoid", "bco_pair", "sft"], "loss_weights": [0.8, 0.2, 0.5]},
+        {"terms": {"sigmoid": 0.8, "bco_pair": 0.2}, "sft_weight": 0.5},
+    ),
+    "LD-DPO": ({"ld_alpha": 0.4}, {"ld_alpha": 0.4}),
+    "WPO": ({"use_weighting": True}, {"weighs_by_policy": True}),
+    "Jensen-Shannon": (
+        {"f_divergence_type": "js_divergence"},
+        {"options": {"divergence": Divergence("js_divergence")}},
+    ),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_preference_losses_equal_trl(method: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    """On a real batch, against a reference that differs from the policy, two steps."""
+    theirs, ours = METHODS[method]
+    rows = preferences(2 * ROWS)
+    examples = pair_examples(rows, tokenizer)
+    numbers = [int(example.id.split("-")[1]) for _, example in order_of(examples).epoch(0)]
+    recorder = Recorder()
+    batch = {"per_device_train_batch_size": ROWS, "gradient_accumulation_steps": 1, "max_steps": 2}
+    trainer = DPOTrainer(
+        model=llama(len(tokenizer)),
+        ref_model=llama(len(tokenizer), seed=5),
+        args=TRLConfig(output_dir=str(tmp_path / "trl"), **{**COMMON, **batch, "beta": 0.3, **theirs}),
+        train_dataset=Dataset.from_list([rows[number] for number in numbers]),
+        processing_class=tokenizer,
+        callbacks=[recorder],
+    )
+    trainer.train()
+    lines = train(
+        llama(len(tokenizer)),
+        examples,
+        tmp_path / "ours",
+        num_steps=2,
+        batch_rows=ROWS,
+        preference=True,
+        reference=llama(len(tokenizer), seed=5),
+        budget=200,
+        method={"beta": 0.3, **ours},
+    )
+    assert lines[0]["micro_steps"] > 1
+    assert_equal_steps(lines, recorder.lines, steps=2)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tuning.train.held_out import wilson_interval
-from tuning.train.objectives import preference_metrics, sequence_sums, sft_loss, sigmoid_loss, wins
+from tuning.train.objectives import preference_metrics, sequence_sums, sft_loss, wins
 from tuning.train.schedule import learning_rate_factor
 
 
@@ -26,22 +26,6 @@ def test_sequence_sums_add_up_each_sequence_alone() -> None:
     sums = sequence_sums(t(-1.0, -2.0, -4.0, -8.0), torch.tensor([0, 1, 0, 2]), 4)
     assert sums.tolist() == [-5.0, -2.0, -8.0, 0.0]
     assert sums.dtype == torch.float64
-
-
-def test_sigmoid_loss_of_two_pairs_by_hand() -> None:
-    """Pair 1: h = (-10 - -12) - (-20 - -19) = 2 + 1 = 3, beta h = 0.3, -ln sigmoid(0.3) = ln(1 + e^-0.3).
-
-    Pair 2: policy equals reference, h = 0, -ln sigmoid(0) = ln 2.
-    """
-    losses = sigmoid_loss(t(-10, -5), t(-20, -6), t(-12, -5), t(-19, -6), beta=0.1)
-    assert losses.tolist() == pytest.approx([math.log(1 + math.exp(-0.3)), math.log(2)], abs=1e-15)
-
-
-def test_label_smoothing_mixes_the_loss_of_the_swapped_pair() -> None:
-    """With e = 0.2: 0.8 * ln(1 + e^-0.3) + 0.2 * ln(1 + e^0.3)."""
-    smoothed = sigmoid_loss(t(-10), t(-20), t(-12), t(-19), beta=0.1, label_smoothing=0.2)
-    expected = 0.8 * math.log(1 + math.exp(-0.3)) + 0.2 * math.log(1 + math.exp(0.3))
-    assert smoothed.item() == pytest.approx(expected, abs=1e-15)
 
 
 def test_rewards_are_beta_times_the_gain_over_the_reference() -> None:

@@ -120,8 +120,8 @@ def encode_many(
     *,
     legacy: str | None = None,
 ) -> Iterator[list[EncodedSequence] | ChatError]:
-    """For each row, in order: its sequences (chosen, then rejected, of a pair) or the reason why there are
-    none.
+    """For each row, in order: its sequences (chosen, then rejected, of a pair; of a ranking best first) or
+    the reason why there are none.
 
     The same as `encode` and `encode_pair` row by row, but many rows share one call of the tokenizer. With
     `legacy`, the ids are those of a published model's tokenisation instead of the template's.
@@ -141,7 +141,8 @@ def encode_many(
 
 @dataclass
 class _Row:
-    """A row on its way: the dialogues that it makes (a pair makes two), or why it makes none."""
+    """A row on its way: the dialogues that it makes (one for each answer to choose from), or why it makes
+    none."""
 
     id: str
     source: str
@@ -152,15 +153,16 @@ def _named(row: Any) -> _Row:
     id, source = getattr(row, "id", ""), getattr(row, "source", "")
     try:
         if hasattr(row, "chosen"):
-            return _Row(id, source, _sides(row.prompt, row.chosen, row.rejected))
+            between = getattr(row, "between", ())
+            return _Row(id, source, _sides(row.prompt, row.chosen, *between, row.rejected))
         return _Row(id, source, [as_turns(getattr(row, "messages", row))])
     except ChatError as error:
         return _Row(id, source, error)
 
 
-def _sides(prompt: Messages, chosen: Messages, rejected: Messages) -> list[list[Turn]]:
+def _sides(prompt: Messages, *answers: Messages) -> list[list[Turn]]:
     asked = [replace(turn, is_trained=False) for turn in as_turns(prompt)]
-    return [asked + as_turns(chosen), asked + as_turns(rejected)]
+    return [asked + as_turns(answer) for answer in answers]
 
 
 def _encode_rows(binding: Binding, rows: Sequence[_Row]) -> list[list[EncodedSequence] | ChatError]:
@@ -171,10 +173,10 @@ def _encode_rows(binding: Binding, rows: Sequence[_Row]) -> list[list[EncodedSeq
             if isinstance(row.dialogues, ChatError):
                 raise row.dialogues
             texts = [part for turns in row.dialogues for _, part in binding.renderings(turns)]
-            if len(row.dialogues) == 2 and len(texts) != 2:
+            if len(row.dialogues) > 1 and len(texts) != len(row.dialogues):
                 raise ChatError(
                     "needs_several_sequences",
-                    f"{len(texts)} sequences instead of one for each side of a pair",
+                    f"{len(texts)} sequences instead of one for each of {len(row.dialogues)} answers",
                 )
         except ChatError as error:
             places.append(_naming(row.id, error))
@@ -205,7 +207,7 @@ def _encode_as_published(
         if isinstance(row.dialogues, ChatError):
             raise row.dialogues
         ids_and_targets = [
-            encode_legacy(turns, tokenizer, legacy, is_preference=len(row.dialogues) == 2)
+            encode_legacy(turns, tokenizer, legacy, is_preference=len(row.dialogues) > 1)
             for turns in row.dialogues
         ]
     except ChatError as error:

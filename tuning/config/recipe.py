@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from tuning.config.checks import Draft, check_recipe
 from tuning.config.errors import Problem, RecipeError, in_order
 from tuning.config.files import read_layers, shipped_recipes
+from tuning.config.losses import DIVERGENCES, LOSSES, check_loss
 from tuning.config.screening import check_screening
 from tuning.config.types import REQUIRED, fill_in_defaults, setting, settings_of
 from tuning.config.walk import missing_settings
@@ -42,8 +43,6 @@ __all__ = [
     "shipped_recipes",
 ]
 
-LOSSES = ("sigmoid",)
-"""Preference losses, by TRL's names."""
 LEGACY_SFT = ("llm-jp-v1.1", "llm-jp-instruct3", "llm-jp-ft2026", "llm-jp-instruct4")
 LEGACY_DPO = ("llm-jp-dpo-v1.1", "llm-jp-instruct3")
 """Published tokenisations, as `tuning.chat.legacy` names them."""
@@ -104,6 +103,13 @@ class MixEntry:
     )
     dev_rows: int | None = setting(
         None, "rows held out of this source; null = the stage's dev_rows", minimum=0
+    )
+    beta: float | None = setting(None, "dpo's beta for pairs of this source; null = the stage's", above=0)
+    min_margin: float | None = setting(
+        None, "only pairs whose answers' scores differ by at least this; null = all"
+    )
+    max_margin: float | None = setting(
+        None, "only pairs whose answers' scores differ by at most this; null = all"
     )
 
 
@@ -206,15 +212,38 @@ class DPOConfig(TrainConfig):
     """Preference optimisation: prefer the chosen answer over the rejected one."""
 
     batch_pairs: int = setting(256, "pairs in one optimizer step, over all devices", minimum=1)
-    loss: str = setting("sigmoid", "preference loss, by TRL's name", choices=LOSSES)
+    loss: str = setting("sigmoid", "preference loss, by TRL's name", choices=tuple(LOSSES))
+    loss_terms: dict[str, Any] | None = setting(
+        None, "several losses instead, each with its weight: {sigmoid: 0.8, bco_pair: 0.2}"
+    )
+    sft_weight: float | None = setting(
+        None,
+        "weight of an SFT term, mean nats per chosen target token of the step (RPO); null = the method's own",
+        minimum=0,
+    )
     beta: float = setting(0.1, "strength of the pull towards the reference (1 / nats)", above=0)
     legacy: str | None = setting(
         None,
         "tokenise as a published model was, quirks included, instead of by the template",
         choices=LEGACY_DPO,
     )
-    label_smoothing: float = setting(
-        0.0, "assumed share of pairs labelled the wrong way round", minimum=0, below=0.5
+    label_smoothing: float | None = setting(
+        None, "assumed share of pairs labelled the wrong way round; null = 0", minimum=0, below=0.5
+    )
+    gamma: float | None = setting(None, "SimPO's target margin; null = 0.5", minimum=0)
+    discopop_tau: float | None = setting(None, "DiscoPOP's temperature; null = 0.05", above=0)
+    divergence: str | None = setting(
+        None, "f-divergence to the reference; null = reverse_kl", choices=DIVERGENCES
+    )
+    divergence_alpha: float | None = setting(None, "alpha of alpha_divergence; null = 0.5", minimum=0)
+    ld_alpha: float | None = setting(
+        None,
+        "LD-DPO: weight of an answer's tokens beyond the length of the shorter one; null = 1",
+        minimum=0,
+        maximum=1,
+    )
+    weigh_by_policy: bool = setting(
+        False, "WPO: pairs that the policy would write itself weigh more, without gradient"
     )
 
 
@@ -362,6 +391,7 @@ def load_recipe(
     fill_in_defaults(Recipe, draft.values, draft.places)
     check_recipe(draft, templates, builders)
     check_screening(draft)
+    check_loss(draft)
     if problems:
         raise RecipeError(in_order(problems, files))
     recipe = _typed(draft.values)

@@ -18,7 +18,7 @@ from tuning.encoded.workers import write_with_workers
 from tuning.records import fingerprint, sha256_of_file
 from tuning.schema import Row, parse_row
 
-VERSION = 3
+VERSION = 4
 """Raised whenever the same rows, template and tokenizer would be stored otherwise."""
 PART_ROWS = 8192
 
@@ -36,6 +36,9 @@ class EncodedRow:
     """Views into the mapped file; a code where the template cannot carry the row."""
     num_targets: int
     """Scored tokens, sequence by sequence."""
+    beta: float | None = None
+    margin: float | None = None
+    """Of a pair, where its row says so."""
 
     @property
     def group_key(self) -> str:
@@ -156,4 +159,6 @@ def _row(part: Part, index: int) -> EncodedRow:
         category=about.get("category"),
         result=about.get("code", sequences),
         num_targets=sum(part.targets[numbers.start : numbers.stop].tolist()),
+        beta=about.get("beta"),
+        margin=about.get("margin"),
     )

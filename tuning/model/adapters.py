@@ -62,12 +62,17 @@ def attach_lora(
 @contextmanager
 def reference_of(model: nn.Module) -> Iterator[None]:
     """Within it, `model` computes as the reference: the adapter is off, if there is one."""
-    adapted = [part for part in model.modules() if isinstance(part, PeftModel)]
-    if not adapted:
+    adapted = adapter_of(model)
+    if adapted is None:
         yield
         return
-    with adapted[0].disable_adapter():
+    with adapted.disable_adapter():
         yield
+
+
+def adapter_of(model: nn.Module) -> PeftModel | None:
+    """The adapted model inside `model`, wrapped as it may be; None without an adapter."""
+    return next((part for part in model.modules() if isinstance(part, PeftModel)), None)
 
 
 def merge(model: PeftModel) -> PreTrainedModel:

@@ -34,11 +34,14 @@ class TargetModel(nn.Module):
         super().__init__()
         self.lm = lm
 
-    def forward(self, batch: ForestBatch, *, as_nll: bool = False) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, batch: ForestBatch, *, as_nll: bool = False, with_collisions: bool = False
+    ) -> tuple[Tensor, ...]:
         """(loss, log_probs): log_probs are float32 (float64 for a float64 model), (targets,), in nats.
 
         With `as_nll`, loss is the weighted negative sum of the log-probs and carries the gradient, log_probs
-        do not. Otherwise the log-probs carry it, and loss is their plain sum times zero.
+        do not. Otherwise the log-probs carry it, and loss is their plain sum times zero. `with_collisions`
+        adds a third: log sum_v p(v)^2 at each target, without gradient.
         """
         base = causal_lm(self.lm)
         output = decoder(base)(
@@ -53,6 +56,8 @@ class TargetModel(nn.Module):
         if as_nll:
             return weighted_nll(hidden, weight, batch.target_token, batch.target_weight)
         log_probs = target_log_probs(hidden, weight, batch.target_token)
+        if with_collisions:
+            return log_probs.sum() * 0, log_probs, log_collisions(hidden.detach(), weight.detach())
         return log_probs.sum() * 0, log_probs
 
 
@@ -71,6 +76,21 @@ def target_log_probs(hidden: Tensor, head: Tensor, token: Tensor, chunk: int | N
     hidden)."""
     hidden = _in_compute_dtype(hidden)
     return _TargetLogProbs.apply(hidden, head, token, chunk or _chunk_size(head))  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def log_collisions(hidden: Tensor, head: Tensor, chunk: int | None = None) -> Tensor:
+    """log sum_v p(v)^2 of p = softmax(hidden @ head.T), (targets,): how concentrated each prediction is."""
+    hidden = _in_compute_dtype(hidden)
+    found = hidden.new_empty(len(hidden), dtype=_accumulation_dtype(hidden))
+    size = chunk or _chunk_size(head)
+    with torch.autocast(hidden.device.type, enabled=False):
+        projection = head.to(hidden.dtype)
+        for start in range(0, len(hidden), size):
+            part = slice(start, start + size)
+            logits = (hidden[part] @ projection.T).to(found.dtype)
+            found[part] = (2 * logits).logsumexp(dim=1) - 2 * logits.logsumexp(dim=1)
+    return found
 
 
 def weighted_nll(

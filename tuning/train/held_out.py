@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -65,7 +66,8 @@ def held_out_preferences(
     reduce: Reduce = lambda tensor: tensor,
     context: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
 ) -> dict[str, float]:
-    """`accuracy`: share of pairs with log p(chosen) > log p(rejected), sums over targets, no reference.
+    """`accuracy`: share of pairs with log p(chosen) > log p(rejected), sums over targets, no reference; of a
+    ranking, the best and the worst answer.
 
     With a reference store also `rewards/accuracies`: the share in which the policy moved towards the chosen
     answer. A tie counts half in both. `pairs` is how many there were.
@@ -76,8 +78,9 @@ def held_out_preferences(
         forest = micro_batch.forest.to(device)
         with context():
             _, log_probs = model(forest)
-        sums = sequence_sums(log_probs, forest.target_sequence, forest.num_sequences)[: 2 * pairs]
-        chosen, rejected = sums[0::2], sums[1::2]
+        sums = sequence_sums(log_probs, forest.target_sequence, forest.num_sequences)
+        ends = list(itertools.accumulate(len(example.sequences) for example in micro_batch.examples))
+        chosen, rejected = sums[[0, *ends[:-1]] if ends else []], sums[[end - 1 for end in ends]]
         figures = [
             torch.tensor(float(pairs), dtype=torch.float64, device=device),
             wins(chosen, rejected).sum(),
@@ -85,7 +88,7 @@ def held_out_preferences(
         if store is None:
             figures.append(torch.zeros_like(figures[0]))
         else:
-            before = [store.of(micro_batch.examples, side).to(device) for side in (0, 1)]
+            before = [store.of(micro_batch.examples, side).to(device) for side in (0, -1)]
             figures.append(wins(chosen - before[0], rejected - before[1]).sum())
         total += torch.stack(figures)
     pairs_seen, right, moved = reduce(total).tolist()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 
 def sft_loss(log_probs: Tensor, target_weight: Tensor) -> Tensor:
@@ -26,33 +25,13 @@ def sequence_sums(log_probs: Tensor, target_sequence: Tensor, num_sequences: int
     return sums.index_add(0, target_sequence, log_probs.to(torch.float64))
 
 
-def sigmoid_loss(
+def preference_metrics(
     chosen: Tensor,
     rejected: Tensor,
     reference_chosen: Tensor,
     reference_rejected: Tensor,
     *,
-    beta: float,
-    label_smoothing: float = 0.0,
-) -> Tensor:
-    """DPO's loss of each pair, (pairs,), from sums of log-probs under policy and reference, each (pairs,).
-
-    -log sigmoid(beta * h) with h = (chosen - reference_chosen) - (rejected - reference_rejected), equation 7
-    of Rafailov et al. 2023 (arXiv:2305.18290). `label_smoothing` is the assumed share of flipped labels, the
-    conservative DPO of Mitchell 2023.
-    """
-    margin = beta * ((chosen - reference_chosen) - (rejected - reference_rejected))
-    return -(
-        functional.logsigmoid(margin) * (1 - label_smoothing)
-        + functional.logsigmoid(-margin) * label_smoothing
-    )
-
-
-PREFERENCE_LOSSES = {"sigmoid": sigmoid_loss}
-
-
-def preference_metrics(
-    chosen: Tensor, rejected: Tensor, reference_chosen: Tensor, reference_rejected: Tensor, *, beta: float
+    beta: float | Tensor,
 ) -> dict[str, Tensor]:
     """Per-pair values under TRL's names, (pairs,) each. A tie counts half in `rewards/accuracies`."""
     reward_chosen = beta * (chosen - reference_chosen)

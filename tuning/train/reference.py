@@ -63,6 +63,13 @@ class ReferenceStore:
             [self.sums[sequence_key(example.sequences[side])] for example in examples], dtype=torch.float64
         )
 
+    def sums_of(self, examples: Iterable[Example]) -> torch.Tensor:
+        """float64, (sequences,): sums of all sequences of the examples, in their order."""
+        return torch.tensor(
+            [self.sums[sequence_key(sequence)] for example in examples for sequence in example.sequences],
+            dtype=torch.float64,
+        )
+
     def add(self, examples: Iterable[Example], sums: list[float]) -> None:
         """Takes up the sums of these examples' sequences, in order."""
         sequences = [sequence for example in examples for sequence in example.sequences]

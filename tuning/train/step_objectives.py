@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tuning.forest.batch import ForestBatch
+from tuning.train.live_reference import LiveReference
 from tuning.train.objectives import preference_metrics, sequence_sums
+from tuning.train.preference_losses import PREFERENCE_LOSSES, RANKED, Divergence, PairScores, plackett_luce
 from tuning.train.reference import ReferenceStore
-from tuning.train.steps import MicroBatch
+from tuning.train.steps import Example, MicroBatch
 
 Metrics = dict[str, tuple[Tensor, Tensor]]
 """Per metric a (sum, weight): over all micro-rows and ranks of a step, their totals' ratio is the metric."""
 Objective = Callable[[nn.Module, MicroBatch], tuple[Tensor, Metrics]]
 """(model, micro-batch) -> (this part of the step's loss, this part of its metrics)."""
+Gather = Callable[[Tensor], list[Tensor]]
+"""A tensor of this rank -> those of all ranks, in their order."""
 
 
 def imitation(model: nn.Module, micro_batch: MicroBatch) -> tuple[Tensor, Metrics]:
@@ -32,21 +39,198 @@ def imitation(model: nn.Module, micro_batch: MicroBatch) -> tuple[Tensor, Metric
     }
 
 
-def preference_objective(
-    loss_per_pair: Callable[..., Tensor], store: ReferenceStore, *, beta: float, **options: float
-) -> Objective:
-    """A preference loss over pairs, with the reference's sums read from `store`."""
+@dataclass
+class PreferenceObjective:
+    """A weighted sum of preference losses and an SFT term on the chosen answers.
 
-    def objective(model: nn.Module, micro_batch: MicroBatch) -> tuple[Tensor, Metrics]:
-        forest = micro_batch.forest
-        zero, log_probs = model(forest)
-        num_pairs = len(micro_batch.examples)
-        sums = sequence_sums(log_probs, forest.target_sequence, forest.num_sequences)[: 2 * num_pairs]
-        chosen, rejected = sums[0::2], sums[1::2]
-        reference = [store.of(micro_batch.examples, side).to(sums.device) for side in (0, 1)]
+    The SFT term is the mean negative log-likelihood of the optimizer step's chosen target tokens, pairs
+    weighted as elsewhere: the same whatever micro-rows and ranks the step is divided into. A loss that
+    compares the pairs of a step with each other needs `prepare` before the step's first micro-row.
+    """
+
+    terms: Mapping[str, float]
+    """Weight of each loss, by its name in `PREFERENCE_LOSSES`."""
+    store: ReferenceStore | LiveReference | None
+    """The reference's log-probs; None where no loss asks for them."""
+    beta: float
+    """Of pairs that do not bring their own."""
+    sft_weight: float = 0.0
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the losses; each loss gets those it has."""
+    ld_alpha: float = 1.0
+    """Weight of an answer's targets beyond the length of the pair's shorter answer: LD-DPO, Liu et al. 2024
+    (arXiv:2409.06411)."""
+    weighs_by_policy: bool = False
+    """Weighs each pair by how likely the policy is to write its answers: WPO, equation 2 of Zhou et al. 2024
+    (arXiv:2406.11827)."""
+    _prepared: list[Tensor] = field(default_factory=list)
+    """Per micro-row, (pairs, 3): the step's loss by log p(chosen) and by log p(rejected), and each pair's
+    share of it."""
+
+    @property
+    def needs_reference(self) -> bool:
+        return any(PREFERENCE_LOSSES[name].needs_reference for name in self.terms)
+
+    @property
+    def sorts_step(self) -> bool:
+        """Whether a step's pairs are compared with each other, so that `prepare` has to see all of them."""
+        return any(PREFERENCE_LOSSES[name].sorts_step for name in self.terms)
+
+    def __call__(self, model: nn.Module, micro_batch: MicroBatch) -> tuple[Tensor, Metrics]:
+        forest, examples = micro_batch.forest, micro_batch.examples
+        zero, log_probs, *collisions = model(
+            forest, **({"with_collisions": True} if self.weighs_by_policy else {})
+        )
+        answers = _Answers(examples, zero.device)
+        sums = answers.sums(log_probs, forest)
+        scored = (
+            sums if self.ld_alpha == 1 else answers.sums(log_probs * self._shares(forest, answers), forest)
+        )
+        reference = self._reference(model, micro_batch, answers)
+        scores = answers.pair_scores(scored, reference, forest)
+        beta = micro_batch.pair_beta.nan_to_num(nan=self.beta)
         weight = micro_batch.pair_weight
-        loss = (weight * loss_per_pair(chosen, rejected, *reference, beta=beta, **options)).sum() + zero
-        metrics = preference_metrics(chosen.detach(), rejected.detach(), *reference, beta=beta)
-        return loss, {name: ((weight * values).sum(), weight.sum()) for name, values in metrics.items()}
+        parts: dict[str, Tensor] = {}
+        if self.sorts_step:
+            by_chosen, by_rejected, share = self._prepared[micro_batch.number].unbind(1)
+            slope = (by_chosen * scores.chosen + by_rejected * scores.rejected).sum()
+            loss = zero + slope - slope.detach() + share.sum()
+        else:
+            if self.weighs_by_policy:
+                weight = weight * answers.policy_weights(log_probs, collisions[0], forest)
+            for name in self.terms:
+                if name == RANKED:
+                    per_row = plackett_luce(*answers.rankings(beta, scored - reference))
+                else:
+                    per_row = PREFERENCE_LOSSES[name].per_pair(scores, beta=beta, **self._options_of(name))
+                parts[name] = (weight * per_row).sum()
+            loss = zero + sum(self.terms[name] * part for name, part in parts.items())
+        total = micro_batch.pair_weight.sum()
+        metrics = _weighted_metrics(scores, beta, micro_batch.pair_weight)
+        if self.sft_weight:
+            likelihood = -(micro_batch.sft_weight * sums[answers.first]).sum()
+            loss = loss + self.sft_weight * likelihood
+            metrics["nll_loss"] = (likelihood.detach(), total)
+        if len(parts) > 1:
+            metrics |= {f"loss/{name}": (part.detach(), total) for name, part in parts.items()}
+        return loss, metrics
 
-    return objective
+    @torch.no_grad()
+    def prepare(
+        self, model: nn.Module, micro_batches: Sequence[MicroBatch], gather: Gather, rank: int = 0
+    ) -> None:
+        """Reads the log-probs of the whole step's pairs, those of other ranks through `gather`, and keeps the
+        loss's derivative by each of this rank's.
+
+        The gradient of the step is then, micro-row by micro-row, derivative times gradient of the sums: one
+        forward pass more, and exact however the step is divided.
+        """
+        rows = []
+        for micro_batch in micro_batches:
+            _, log_probs = model(micro_batch.forest)
+            answers = _Answers(micro_batch.examples, log_probs.device)
+            sums = answers.sums(log_probs, micro_batch.forest)
+            before = self._reference(model, micro_batch, answers)
+            scores = answers.pair_scores(sums, before, micro_batch.forest)
+            reference = (scores.reference_chosen, scores.reference_rejected)
+            rows.append(torch.stack([scores.chosen, scores.rejected, *reference], dim=1))
+        ranks = gather(torch.cat(rows))
+        step = torch.cat(ranks)
+        policy = step[:, :2].clone().requires_grad_()
+        nowhere = torch.zeros_like(step[:, 0])
+        with torch.enable_grad():
+            scores = PairScores(policy[:, 0], policy[:, 1], step[:, 2], step[:, 3], nowhere, nowhere)
+            loss = sum(
+                weight
+                * PREFERENCE_LOSSES[name].per_pair(scores, beta=self.beta, **self._options_of(name)).mean()
+                for name, weight in self.terms.items()
+            )
+            assert isinstance(loss, Tensor)
+            [slopes] = torch.autograd.grad(loss, policy)
+        shares = (loss.detach() / len(step)).expand(len(step), 1)
+        first = sum(len(values) for values in ranks[:rank])
+        own = torch.cat([slopes, shares], dim=1)[first : first + len(ranks[rank])]
+        self._prepared = list(own.split([len(values) for values in rows]))
+
+    def _options_of(self, name: str) -> dict[str, Any]:
+        accepted = PREFERENCE_LOSSES[name].options
+        return {option: value for option, value in self.options.items() if option in accepted}
+
+    def _reference(self, model: nn.Module, micro_batch: MicroBatch, answers: _Answers) -> Tensor:
+        """log p_ref of each answer, float64, (answers,); zeros where no loss asks for it."""
+        if not self.needs_reference:
+            return torch.zeros(answers.number, dtype=torch.float64, device=answers.device)
+        assert self.store is not None
+        if isinstance(self.store, LiveReference):
+            log_probs = self.store(model, micro_batch.forest)
+        elif self.ld_alpha == 1:
+            return self.store.sums_of(micro_batch.examples).to(answers.device)
+        else:
+            log_probs = self.store.token_log_probs(micro_batch.examples).to(answers.device)
+        return answers.sums(log_probs * self._shares(micro_batch.forest, answers), micro_batch.forest)
+
+    def _shares(self, forest: ForestBatch, answers: _Answers) -> Tensor:
+        """float64, (targets,): 1 up to the length of the pair's shorter answer, `ld_alpha` beyond it."""
+        if not answers.number or self.ld_alpha == 1:
+            return torch.ones(len(forest.target_sequence), dtype=torch.float64, device=answers.device)
+        counts = answers.counts(forest)
+        shorter = torch.minimum(counts[answers.first], counts[answers.last]).repeat_interleave(2)
+        place = torch.arange(len(forest.target_sequence), device=answers.device)
+        place = place - (counts.cumsum(0) - counts)[forest.target_sequence]
+        is_common = place < shorter[forest.target_sequence]
+        return torch.where(is_common, 1.0, self.ld_alpha).to(torch.float64)
+
+
+class _Answers:
+    """Where the answers of a micro-row's examples stand among its sequences: best first within an example."""
+
+    def __init__(self, examples: Sequence[Example], device: torch.device) -> None:
+        self.device = device
+        self.sizes = [len(example.sequences) for example in examples]
+        self.number = sum(self.sizes)
+        ends = torch.tensor(self.sizes, dtype=torch.int64, device=device).cumsum(0)
+        self.last = ends - 1
+        self.first = ends - torch.tensor(self.sizes, dtype=torch.int64, device=device)
+
+    def sums(self, values: Tensor, forest: ForestBatch) -> Tensor:
+        """float64, (answers,): values of targets, (targets,), added up by answer."""
+        return sequence_sums(values, forest.target_sequence, forest.num_sequences)[: self.number]
+
+    def counts(self, forest: ForestBatch) -> Tensor:
+        """int64, (answers,): targets of each answer."""
+        return torch.bincount(forest.target_sequence, minlength=forest.num_sequences)[: self.number]
+
+    def pair_scores(self, sums: Tensor, reference: Tensor, forest: ForestBatch) -> PairScores:
+        """The best and the worst answer of each example, which are a pair's two."""
+        counts = self.counts(forest).to(torch.float64)
+        columns = (values[side] for values in (sums, reference, counts) for side in (self.first, self.last))
+        return PairScores(*columns)
+
+    def rankings(self, beta: Tensor, ratios: Tensor) -> tuple[Tensor, Tensor]:
+        """(rewards, is_answer), both (examples, most answers of one), as `plackett_luce` takes them."""
+        most = max(self.sizes, default=1)
+        column = torch.arange(most, device=self.device)
+        index = self.first[:, None] + column
+        is_answer = index <= self.last[:, None]
+        return beta[:, None] * ratios[index.clamp(max=max(0, self.number - 1))], is_answer
+
+    def policy_weights(self, log_probs: Tensor, collisions: Tensor, forest: ForestBatch) -> Tensor:
+        """float64, (pairs,): exp of the mean of log p(t) - log sum_v p(v)^2 over each answer's targets,
+        multiplied over the pair; without gradient."""
+        aligned = self.sums(log_probs.detach() - collisions, forest) / self.counts(forest).clamp(min=1)
+        return torch.exp(aligned[self.first] + aligned[self.last])
+
+
+def _weighted_metrics(scores: PairScores, beta: Tensor, weight: Tensor) -> Metrics:
+    values = (scores.chosen, scores.rejected, scores.reference_chosen, scores.reference_rejected)
+    metrics = preference_metrics(*(value.detach() for value in values), beta=beta)
+    return {name: ((weight * value).sum(), weight.sum()) for name, value in metrics.items()}
+
+
+def divergence_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The losses' settings from a recipe's: `divergence` and `divergence_alpha` become one."""
+    given = {name: value for name, value in options.items() if value is not None}
+    name, alpha = given.pop("divergence", None), given.pop("divergence_alpha", None)
+    if name is not None:
+        given["divergence"] = Divergence(name) if alpha is None else Divergence(name, alpha)
+    return given

@@ -31,11 +31,17 @@ class Example:
     group: str
     sequences: tuple[Sequence, ...]
     weight: float = 1.0
+    beta: float | None = None
+    """A pair's own; None = the stage's."""
 
     @property
     def num_targets(self) -> int:
         """Scored tokens, sequence by sequence, before weights."""
-        return sum(int(sequence.is_target[1:].sum()) for sequence in self.sequences)
+        return sum(map(_num_targets, self.sequences))
+
+
+def _num_targets(sequence: Sequence) -> int:
+    return int(np.count_nonzero(sequence.is_target[1:]))
 
 
 Placed = tuple[float, tuple[object, ...], list[Example]]
@@ -67,6 +73,12 @@ class MicroBatch:
     sources: tuple[str, ...]
     pair_weight: Tensor
     """float64, (pairs,): divided by the total of the step; empty for SFT."""
+    pair_beta: Tensor
+    """float64, (pairs,): the pair's own beta, nan where it has none."""
+    sft_weight: Tensor
+    """float64, (pairs,): the pair's weight, divided by the total over the chosen targets of the step."""
+    number: int = 0
+    """Of this rank's micro-rows in the step, from 0."""
 
     def to(self, device: torch.device | str) -> MicroBatch:
         return replace(
@@ -74,6 +86,8 @@ class MicroBatch:
             forest=self.forest.to(device),
             sequence_source=self.sequence_source.to(device),
             pair_weight=self.pair_weight.to(device),
+            pair_beta=self.pair_beta.to(device),
+            sft_weight=self.sft_weight.to(device),
         )
 
 
@@ -217,6 +231,7 @@ def divide(
     else:
         total = sum(example.weight * example.num_targets for example in examples)
     total = total_weight if total_weight is not None else total
+    chosen_total = sum(example.weight * _num_targets(example.sequences[0]) for example in examples)
     bins = partition(sizes, division.num_ranks, division.tokens_per_device)[division.rank]
     return Step(
         index=index,
@@ -228,9 +243,10 @@ def divide(
                 division,
                 sources,
                 total,
-                is_preference,
+                chosen_total if is_preference else None,
+                number,
             )
-            for items in bins
+            for number, items in enumerate(bins)
         ),
         num_rows=len(examples),
         num_tokens=sum(sizes),
@@ -257,8 +273,10 @@ def _micro_batch(
     division: Division,
     sources: tuple[str, ...],
     total: float,
-    is_preference: bool,
+    chosen_total: float | None,
+    number: int,
 ) -> MicroBatch:
+    is_preference = chosen_total is not None
     examples = tuple(example for unit in units for example in unit)
     forest = collate(
         [pair for trees in grown for pair in trees],
@@ -267,13 +285,19 @@ def _micro_batch(
         pad_to_multiple_of=division.pad_to_multiple_of,
     )
     owner = [sources.index(example.source) for example in examples for _ in example.sequences] or [0]
-    weights = [example.weight / total for example in examples] if is_preference else []
+    pairs = examples if is_preference else ()
+    betas = [math.nan if example.beta is None else example.beta for example in pairs]
     return MicroBatch(
         forest=forest,
         examples=examples,
         sequence_source=torch.tensor(owner, dtype=torch.int64),
         sources=sources,
-        pair_weight=torch.tensor(weights, dtype=torch.float64),
+        pair_weight=torch.tensor([example.weight / total for example in pairs], dtype=torch.float64),
+        pair_beta=torch.tensor(betas, dtype=torch.float64),
+        sft_weight=torch.tensor(
+            [example.weight / (chosen_total or 1.0) for example in pairs], dtype=torch.float64
+        ),
+        number=number,
     )
 
 

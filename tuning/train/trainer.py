@@ -29,7 +29,7 @@ from tuning.train.objectives import sequence_sums
 from tuning.train.reference import ReferenceStore
 from tuning.train.schedule import learning_rate_factor
 from tuning.train.session import Session, StepLoader
-from tuning.train.step_objectives import Metrics, Objective
+from tuning.train.step_objectives import Metrics, Objective, PreferenceObjective
 from tuning.train.steps import Division, Example, MicroBatch, Step
 
 
@@ -128,6 +128,8 @@ class ChatTrainer(Trainer):
         model.train()
         loss = torch.zeros((), dtype=torch.float64, device=self.args.device)
         sums: dict[str, Tensor] = {}
+        if isinstance(self.objective, PreferenceObjective) and self.objective.sorts_step:
+            self._prepare(model, inputs)
         for number, micro_batch in enumerate(inputs.micro_batches, 1):
             is_last = number == len(inputs.micro_batches)
             with contextlib.nullcontext() if is_last else self.accelerator.no_sync(model):
@@ -164,6 +166,18 @@ class ChatTrainer(Trainer):
             "started": started,
         }
         return torch.tensor(total[0], dtype=torch.float32, device=self.args.device)
+
+    def _prepare(self, model: nn.Module, step: Step) -> None:
+        """Shows the objective the whole step, all ranks' pairs, before the first gradient."""
+        assert isinstance(self.objective, PreferenceObjective)
+
+        def gather(values: Tensor) -> list[Tensor]:
+            parts: list[Tensor] = gather_object([values.cpu()])
+            return [part.to(values.device) for part in parts]
+
+        with self.compute_loss_context_manager():
+            here = [micro_batch.to(self.args.device) for micro_batch in step.micro_batches]
+            self.objective.prepare(model, here, gather, self.accelerator.process_index)
 
     def _forward_backward(self, model: nn.Module, micro_batch: MicroBatch) -> tuple[Tensor, Metrics]:
         with self.compute_loss_context_manager():
@@ -272,8 +286,10 @@ class ChatTrainer(Trainer):
             with self.compute_loss_context_manager():
                 _, log_probs = self.policy(forest)
             sums = sequence_sums(log_probs, forest.target_sequence, forest.num_sequences).tolist()
-            for number, example in enumerate(micro_batch.examples):
-                computed[example.id] = (example, sums[2 * number : 2 * number + 2])
+            start = 0
+            for example in micro_batch.examples:
+                computed[example.id] = (example, sums[start : start + len(example.sequences)])
+                start += len(example.sequences)
 
         started = time.monotonic()
         self.policy.eval()

@@ -1,0 +1,102 @@
+"""The preference losses that a recipe may name, the settings each has, and what is wrong with a choice.
+
+`tuning.train.preference_losses` computes them; a test holds the two tables equal. A setting that no chosen
+loss has is a mistake, not a default.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tuning.config.checks import Draft
+from tuning.config.errors import brief, nearest
+
+_DIVERGENCE = ("divergence", "divergence_alpha")
+
+LOSSES: dict[str, tuple[str, ...]] = {
+    "sigmoid": ("label_smoothing", *_DIVERGENCE),
+    "robust": ("label_smoothing", *_DIVERGENCE),
+    "hinge": _DIVERGENCE,
+    "ipo": _DIVERGENCE,
+    "sigmoid_norm": _DIVERGENCE,
+    "exo_pair": ("label_smoothing", *_DIVERGENCE),
+    "nca_pair": (),
+    "bco_pair": (),
+    "sppo_hard": (),
+    "apo_zero": (),
+    "apo_down": (),
+    "discopop": ("discopop_tau", *_DIVERGENCE),
+    "aot": ("label_smoothing",),
+    "aot_unpaired": ("label_smoothing",),
+    "simpo": ("gamma", "label_smoothing"),
+    "cpo": ("label_smoothing",),
+    "orpo": (),
+    "plackett_luce": (),
+}
+"""Settings of each loss besides `beta`."""
+
+REQUIRED = {"robust": "label_smoothing", "exo_pair": "label_smoothing"}
+SORTS_STEP = ("aot", "aot_unpaired")
+DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
+OPTIONS = ("label_smoothing", "gamma", "discopop_tau", *_DIVERGENCE)
+
+
+def check_loss(draft: Draft) -> None:
+    """The losses of `dpo` are known, and every setting that is given belongs to one of them."""
+    dpo = draft.section("dpo")
+    if not dpo or not draft.is_clean("dpo.loss"):
+        return
+    terms = dpo.get("loss_terms")
+    if isinstance(terms, dict):
+        _check_terms(draft, terms)
+    names = list(terms) if isinstance(terms, dict) else [dpo.get("loss", "sigmoid")]
+    names = [name for name in names if name in LOSSES]
+    for option in OPTIONS:
+        if dpo.get(option) is None or option == "divergence_alpha":
+            continue
+        without = [name for name in names if option not in LOSSES[name]]
+        if without:
+            having = ", ".join(name for name, options in LOSSES.items() if option in options)
+            message = f"dpo.{option}: {', '.join(without)} has no such setting; losses that have it: {having}"
+            draft.add(f"dpo.{option}", message)
+    for name in names:
+        if name in REQUIRED and not dpo.get(REQUIRED[name]):
+            value = "1e-3" if name == "exo_pair" else "0.1"
+            draft.add("dpo.loss", f"dpo.loss: {name} needs dpo.{REQUIRED[name]} above 0, such as {value}")
+    if dpo.get("divergence_alpha") is not None and dpo.get("divergence") != "alpha_divergence":
+        message = "dpo.divergence_alpha: only divergence: alpha_divergence has it"
+        draft.add("dpo.divergence_alpha", message)
+    _check_modifiers(draft, dpo, names)
+
+
+def _check_terms(draft: Draft, terms: dict[str, Any]) -> None:
+    if "dpo.loss" in draft.places:
+        draft.add("dpo.loss_terms", "dpo.loss_terms: given together with dpo.loss; give one of the two")
+    if not terms:
+        draft.add("dpo.loss_terms", "dpo.loss_terms is empty; accepted: weights by name of loss")
+    for name, weight in terms.items():
+        key = f"dpo.loss_terms.{name}"
+        if name == "sft":
+            draft.add(key, f"{key}: the SFT term has a setting of its own", "dpo.sft_weight")
+        elif name not in LOSSES:
+            draft.add(key, f"{key} is not a loss; losses: {', '.join(LOSSES)}", nearest(name, LOSSES))
+        elif isinstance(weight, bool) or not isinstance(weight, (int, float)) or weight <= 0:
+            draft.add(key, f"{key}: saw {brief(weight)}; accepted: a number above 0")
+    if len(set(terms) & set(SORTS_STEP)) and len(terms) > 1 and not set(terms) <= set(SORTS_STEP):
+        message = (
+            "dpo.loss_terms: aot compares the pairs of a step with each other and mixes only with its like"
+        )
+        draft.add("dpo.loss_terms", message)
+
+
+def _check_modifiers(draft: Draft, dpo: dict[str, Any], names: list[str]) -> None:
+    sorting = [name for name in names if name in SORTS_STEP]
+    if sorting and dpo.get("weigh_by_policy"):
+        message = f"dpo.weigh_by_policy: {sorting[0]} sorts answers apart, so a pair has no weight of its own"
+        draft.add("dpo.weigh_by_policy", message)
+    ranked = "plackett_luce" in names
+    if dpo.get("ld_alpha") is not None and (ranked or sorting):
+        name = "plackett_luce" if ranked else sorting[0]
+        draft.add("dpo.ld_alpha", f"dpo.ld_alpha: {name} has no pair whose shorter answer it could refer to")
+    if dpo.get("weigh_by_policy") and ranked:
+        draft.add("dpo.weigh_by_policy", "dpo.weigh_by_policy: plackett_luce ranks answers, it has no pairs")
