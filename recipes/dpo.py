@@ -6,6 +6,7 @@ complete model.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,8 +40,10 @@ def train(recipe: Recipe, paths: Paths) -> dict[str, Any]:
     mixture = open_mixture(recipe, config, paths, tokenizer, template, stage="dpo")
     dev = [example for examples in mixture.dev.values() for example in examples]
 
-    key = reference_key(paths.start, precision=recipe.precision)
-    store = ReferenceStore(paths.cache / "reference" / f"{key[:32]}.safetensors")
+    quantize = config.lora.quantize if config.lora else None
+    key = reference_key(paths.start, precision=recipe.precision, quantize=quantize)
+    stores = Path(config.reference_store) if config.reference_store else paths.cache / "reference"
+    store = ReferenceStore(stores / key[:32], key)
     objective = preference_objective(
         PREFERENCE_LOSSES[config.loss], store, beta=config.beta, label_smoothing=config.label_smoothing
     )

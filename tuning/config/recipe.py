@@ -216,6 +216,11 @@ class DPOConfig(TrainConfig):
     label_smoothing: float = setting(
         0.0, "assumed share of pairs labelled the wrong way round", minimum=0, below=0.5
     )
+    reference_store: str | None = setting(
+        None,
+        "folder of reference log-probs for several runs, relative to the working directory; "
+        "null = the run's own cache",
+    )
 
 
 POLICIES = ("drop", "flag", "ignore")
