@@ -17,6 +17,7 @@ from tuning.stage import (
     Paths,
     load_policy,
     open_mixture,
+    open_reference,
     open_session,
     open_tokenizer,
     preference_objective,
@@ -24,7 +25,6 @@ from tuning.stage import (
     trainer_arguments,
 )
 from tuning.train.held_out import held_out_preferences
-from tuning.train.reference import ReferenceStore, reference_key
 from tuning.train.trainer import ChatTrainer
 
 
@@ -38,23 +38,20 @@ def train(recipe: Recipe, paths: Paths) -> dict[str, Any]:
     mixture = open_mixture(recipe, config, paths, tokenizer, template, stage="dpo")
     dev = [example for examples in mixture.dev.values() for example in examples]
 
-    key = reference_key(paths.start, precision=recipe.precision)
-    store = ReferenceStore(paths.cache / "reference" / f"{key[:32]}.safetensors")
-    objective = preference_objective(config, store)
+    policy = load_policy(recipe, config, paths.start)
+    disable_dropout(policy)
+    reference = open_reference(recipe, config, paths, policy)
+    objective = preference_objective(config, reference)
 
     def evaluate(model: torch.nn.Module, trainer: Trainer) -> dict[str, Any]:
         assert isinstance(trainer, ChatTrainer)
-        reference = store if objective.needs_reference else None
         return held_out_preferences(model, dev, reference, trainer.division, **trainer.evaluation_tools())
 
-    policy = load_policy(recipe, config, paths.start)
-    disable_dropout(policy)
     session = open_session(
         config, mixture, paths, name="dpo", batch_rows=config.batch_pairs, evaluate=evaluate if dev else None
     )
     trainer = ChatTrainer(policy, trainer_arguments(recipe, config, session), session, objective)
-    if objective.needs_reference:
-        trainer.compute_reference(store, dev)
+    trainer.compute_reference(reference, dev)
     trainer.run()
 
     notes = save_stage(recipe, config, policy, tokenizer, paths)
@@ -62,6 +59,6 @@ def train(recipe: Recipe, paths: Paths) -> dict[str, Any]:
         "sources": mixture.sources,
         "steps": session.schedule.num_steps,
         "rows_per_epoch": mixture.rows_per_epoch,
-        "reference": key,
+        "reference": getattr(reference, "key", None),
         **notes,
     }

@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tuning": {"tuning.config", "tuning.pipeline"},
     "tuning.__main__": {"tuning.cli"},
     "tuning.records": set(),
+    "tuning.progress": {"rich"},
     "tuning.schema": set(),
     "tuning.config": {"omegaconf", "yaml"},
     "tuning.chat": {"tuning.schema", "transformers", "tokenizers", "jinja2", "numpy", "rich"},
@@ -43,10 +44,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tuning.forest.batch": {"tuning.forest", "numpy", "torch"},
     "tuning.model": {"tuning.forest", "torch", "transformers", "peft", "tokenizers"},
     "tuning.train": {
-        *("tuning.forest", "tuning.model", "tuning.records"),
+        *("tuning.forest", "tuning.model", "tuning.progress", "tuning.records"),
         *("accelerate", "transformers", "torch", "safetensors", "numpy", "rich"),
     },
-    "tuning.encoded": {"tuning.chat", "tuning.records", "tuning.schema", "transformers", "numpy", "rich"},
+    "tuning.encoded": {
+        *("tuning.chat", "tuning.progress", "tuning.records", "tuning.schema"),
+        *("transformers", "numpy"),
+    },
     "tuning.shares": {"tuning.train"},
     "tuning.mixture": {
         "tuning.shares",

@@ -25,6 +25,7 @@ WRONG = {
     "MixtureError",
     "StageError",
     "ReportError",
+    "StoreError",
 }
 """Names of the exceptions that tell a user what to mend; by name, so that nothing heavy is imported here."""
 

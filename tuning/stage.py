@@ -20,8 +20,9 @@ from tuning.model import adapters, loading, tiny
 from tuning.model.head import TargetModel
 from tuning.schema import Conversation, Message, Row
 from tuning.shares import Share, split
+from tuning.train.live_reference import LiveReference
 from tuning.train.preference_losses import PREFERENCE_LOSSES, RANKED
-from tuning.train.reference import ReferenceStore
+from tuning.train.reference import ReferenceStore, reference_key
 from tuning.train.session import Session, training_arguments
 from tuning.train.step_objectives import PreferenceObjective, divergence_of
 from tuning.train.steps import Schedule
@@ -194,7 +195,7 @@ def open_mixture(
         cache=paths.cache / "encoded",
         legacy=config.legacy,
         weigh_by=config.weigh_by,
-        takes_rankings=isinstance(config, DPOConfig) and RANKED in (config.loss_terms or {config.loss: 1}),
+        takes_rankings=isinstance(config, DPOConfig) and RANKED in loss_terms(config),
     )
 
 
@@ -224,9 +225,31 @@ def _same_ids(one: list[EncodedSequence] | ChatError, other: list[EncodedSequenc
     return [part.input_ids.tolist() for part in one] == [part.input_ids.tolist() for part in other]
 
 
-def preference_objective(config: DPOConfig, store: ReferenceStore) -> PreferenceObjective:
+def open_reference(
+    recipe: Recipe, config: DPOConfig, paths: Paths, policy: TargetModel
+) -> ReferenceStore | LiveReference | None:
+    """What the policy is compared with: the start's log-probs in a store that every run from it shares, or
+    computed beside the policy's; None where no loss asks for a reference."""
+    if not any(PREFERENCE_LOSSES[name].needs_reference for name in loss_terms(config)):
+        return None
+    if config.reference == "live":
+        return LiveReference(policy)
+    quantize = config.lora.quantize if config.lora else None
+    key = reference_key(paths.start, precision=recipe.precision, quantize=quantize)
+    stores = Path(config.reference_store) if config.reference_store else paths.cache / "reference"
+    return ReferenceStore(stores / key[:32], key, per_token=config.ld_alpha not in (None, 1.0))
+
+
+def loss_terms(config: DPOConfig) -> dict[str, float]:
+    """The weight of each preference loss of the stage."""
+    return {name: float(weight) for name, weight in (config.loss_terms or {config.loss: 1.0}).items()}
+
+
+def preference_objective(
+    config: DPOConfig, reference: ReferenceStore | LiveReference | None
+) -> PreferenceObjective:
     """What the stage minimises: the recipe's loss, or its weighted losses, and the SFT term."""
-    terms = config.loss_terms or {config.loss: 1.0}
+    terms = loss_terms(config)
     own = max(PREFERENCE_LOSSES[name].sft_weight for name in terms)
     options = {
         "label_smoothing": config.label_smoothing,
@@ -236,8 +259,8 @@ def preference_objective(config: DPOConfig, store: ReferenceStore) -> Preference
         "divergence_alpha": config.divergence_alpha,
     }
     return PreferenceObjective(
-        terms={name: float(weight) for name, weight in terms.items()},
-        store=store,
+        terms=terms,
+        store=reference,
         beta=config.beta,
         sft_weight=config.sft_weight if config.sft_weight is not None else own,
         options=divergence_of(options),

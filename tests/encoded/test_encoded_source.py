@@ -212,7 +212,7 @@ def test_an_encoder_killed_at_any_moment_leaves_no_half_part_and_loses_no_whole_
 
 
 def test_a_slow_encoder_says_how_far_it_is(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    from tuning.encoded import progress
+    from tuning import progress
 
     monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
     monkeypatch.setattr(progress, "EVERY_SECONDS", 0.0)
@@ -220,6 +220,6 @@ def test_a_slow_encoder_says_how_far_it_is(capsys: pytest.CaptureFixture[str], m
         for _ in range(128):
             shown.advance()
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith("encode chats rows=64/128 rows/s=")
+    assert lines[0].startswith("encode chats rows=1/128 rows/s=")
     assert lines[-1].startswith("encode chats rows=128/128")
     assert json.dumps(lines).count("eta=") == len(lines)

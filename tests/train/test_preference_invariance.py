@@ -38,6 +38,7 @@ METHODS = {
     "RPO": {"terms": {"sigmoid": 1.0}, "sft_weight": 0.7},
     "MPO": {"terms": {"sigmoid": 0.8, "bco_pair": 0.2}, "sft_weight": 1.0},
     "AOT with SFT": {"terms": {"aot": 1.0}, "sft_weight": 0.5},
+    "LD-DPO": {"terms": {"sigmoid": 1.0}, "ld_alpha": 0.4},
     "WPO": {"terms": {"sigmoid": 1.0}, "weighs_by_policy": True},
     "forward KL": {"terms": {"hinge": 1.0}, "options": {"divergence": Divergence("forward_kl")}},
 }
@@ -87,12 +88,13 @@ def rankings(tokenizer: PreTrainedTokenizerBase) -> list[Example]:
 
 
 def store_of(reference: TargetModel, examples: list[Example]) -> ReferenceStore:
-    store = ReferenceStore()
+    store = ReferenceStore(per_token=True)
     [micro_batch] = batches(examples, Division(100_000))
     with torch.no_grad():
         forest = micro_batch.forest
-        sums = sequence_sums(reference(forest)[1], forest.target_sequence, forest.num_sequences)
-    store.add(micro_batch.examples, sums.tolist())
+        log_probs = reference(forest)[1]
+        sums = sequence_sums(log_probs, forest.target_sequence, forest.num_sequences)
+    store.add(micro_batch.examples, sums.tolist(), log_probs.numpy())
     return store
 
 

@@ -227,6 +227,11 @@ class DPOConfig(TrainConfig):
         "tokenise as a published model was, quirks included, instead of by the template",
         choices=LEGACY_DPO,
     )
+    reference: str = setting(
+        "store",
+        "log-probs of the start: computed once and stored, or live beside the policy's",
+        choices=("store", "live"),
+    )
     label_smoothing: float | None = setting(
         None, "assumed share of pairs labelled the wrong way round; null = 0", minimum=0, below=0.5
     )
@@ -244,6 +249,11 @@ class DPOConfig(TrainConfig):
     )
     weigh_by_policy: bool = setting(
         False, "WPO: pairs that the policy would write itself weigh more, without gradient"
+    )
+    reference_store: str | None = setting(
+        None,
+        "folder of reference log-probs for several runs, relative to the working directory; "
+        "null = the run's own cache",
     )
 
 

@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from tuning.chat import EncodedSequence, Template, encode_many
 from tuning.encoded.part import Part, locked, write_part
-from tuning.encoded.progress import Progress
 from tuning.encoded.workers import write_with_workers
+from tuning.progress import Progress
 from tuning.records import fingerprint, sha256_of_file
 from tuning.schema import Row, parse_row
 

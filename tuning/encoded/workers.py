@@ -23,7 +23,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from tuning.chat import Template
 
 if TYPE_CHECKING:
-    from tuning.encoded.progress import Progress
+    from tuning.progress import Progress
 
 
 def write_with_workers(

@@ -28,6 +28,7 @@ WITHOUT_EFFECT = {
     "save_steps",
     "keep_checkpoints",
     "report_to",
+    "reference_store",
     "mix",
 }
 """Keys of a training stage that do not change its weights; `mix` is fingerprinted by itself, in its order."""

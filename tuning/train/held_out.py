@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tuning.train.live_reference import LiveReference
 from tuning.train.objectives import sequence_sums, wins
 from tuning.train.reference import ReferenceStore
 from tuning.train.steps import Division, Example, MicroBatch, divide
@@ -59,7 +60,7 @@ def held_out_loss(
 def held_out_preferences(
     model: nn.Module,
     examples: list[Example],
-    store: ReferenceStore | None,
+    store: ReferenceStore | LiveReference | None,
     division: Division,
     *,
     device: torch.device | str,
@@ -80,7 +81,8 @@ def held_out_preferences(
             _, log_probs = model(forest)
         sums = sequence_sums(log_probs, forest.target_sequence, forest.num_sequences)
         ends = list(itertools.accumulate(len(example.sequences) for example in micro_batch.examples))
-        chosen, rejected = sums[[0, *ends[:-1]] if ends else []], sums[[end - 1 for end in ends]]
+        firsts, lasts = [0, *ends][: len(ends)], [end - 1 for end in ends]
+        chosen, rejected = sums[firsts], sums[lasts]
         figures = [
             torch.tensor(float(pairs), dtype=torch.float64, device=device),
             wins(chosen, rejected).sum(),
@@ -88,7 +90,12 @@ def held_out_preferences(
         if store is None:
             figures.append(torch.zeros_like(figures[0]))
         else:
-            before = [store.of(micro_batch.examples, side).to(device) for side in (0, -1)]
+            if isinstance(store, LiveReference):
+                live = store(model, forest)
+                sums = sequence_sums(live, forest.target_sequence, forest.num_sequences)
+                before = [sums[firsts], sums[lasts]]
+            else:
+                before = [store.of(micro_batch.examples, side).to(device) for side in (0, -1)]
             figures.append(wins(chosen - before[0], rejected - before[1]).sum())
         total += torch.stack(figures)
     pairs_seen, right, moved = reduce(total).tolist()

@@ -38,6 +38,10 @@ class Meter:
                 console=Console(stderr=True),
             )
             self._task = self._bar.add_task(name, total=num_steps, completed=first_step, figures="")
+
+    def start(self) -> None:
+        """Draws the bar; until then the terminal is free for what comes before the first step."""
+        if self._bar is not None:
             self._bar.start()
 
     def show(self, step: int, metrics: Mapping[str, Any]) -> None:

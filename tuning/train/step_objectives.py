@@ -51,7 +51,7 @@ class PreferenceObjective:
     terms: Mapping[str, float]
     """Weight of each loss, by its name in `PREFERENCE_LOSSES`."""
     store: ReferenceStore | LiveReference | None
-    """The reference's log-probs; None where no loss asks for them."""
+    """The reference's log-probs, per token for an `ld_alpha` below 1; None where no loss asks for them."""
     beta: float
     """Of pairs that do not bring their own."""
     sft_weight: float = 0.0
@@ -158,13 +158,12 @@ class PreferenceObjective:
 
     def _reference(self, model: nn.Module, micro_batch: MicroBatch, answers: _Answers) -> Tensor:
         """log p_ref of each answer, float64, (answers,); zeros where no loss asks for it."""
-        if not self.needs_reference:
-            return torch.zeros(answers.number, dtype=torch.float64, device=answers.device)
-        assert self.store is not None
         if isinstance(self.store, LiveReference):
-            log_probs = self.store(model, micro_batch.forest)
+            log_probs = self.store(model, micro_batch.forest)  # of an empty row too, for sharded models
+        elif self.store is None or not self.needs_reference or not answers.number:
+            return torch.zeros(answers.number, dtype=torch.float64, device=answers.device)
         elif self.ld_alpha == 1:
-            return self.store.sums_of(micro_batch.examples).to(answers.device)
+            return self.store.sums(micro_batch.examples).to(answers.device)
         else:
             log_probs = self.store.token_log_probs(micro_batch.examples).to(answers.device)
         return answers.sums(log_probs * self._shares(micro_batch.forest, answers), micro_batch.forest)

@@ -23,10 +23,10 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from tuning.model.adapters import reference_of
 from tuning.records import append_jsonl, read_jsonl, write_jsonl
 from tuning.train import checkpoint, signals
-from tuning.train.held_out import micro_batches
+from tuning.train.live_reference import LiveReference
 from tuning.train.meter import Meter
-from tuning.train.objectives import sequence_sums
 from tuning.train.reference import ReferenceStore
+from tuning.train.reference_pass import fill_store
 from tuning.train.schedule import learning_rate_factor
 from tuning.train.session import Session, StepLoader
 from tuning.train.step_objectives import Metrics, Objective, PreferenceObjective
@@ -265,46 +265,34 @@ class ChatTrainer(Trainer):
             "context": self.compute_loss_context_manager,
         }
 
-    @torch.no_grad()
-    def compute_reference(self, store: ReferenceStore, dev: list[Example]) -> None:
-        """Fills `store` with the reference's sums for every pair of the run and of `dev` that it lacks.
+    def compute_reference(self, store: ReferenceStore | LiveReference | None, dev: list[Example]) -> None:
+        """Fills a store with the reference's log-probs of every pair of the run and of `dev` that it lacks.
 
-        The model is the reference as long as nothing was trained, its adapter switched off. The pass runs
-        over the very micro-rows of the run's steps, so the first step's loss is exactly ln 2.
+        The model is the reference as long as nothing was trained, its adapter switched off: no second copy of
+        it exists. Asked to stop, it keeps what is done and raises `Interrupted`. A live reference, or none,
+        has nothing to fill.
         """
-        computed: dict[str, tuple[Example, list[float]]] = {}
-
-        def compute(micro_batch: MicroBatch) -> None:
-            fresh = [
-                example
-                for example in micro_batch.examples
-                if example not in store and example.id not in computed
-            ]
-            if not fresh:
-                return
-            forest = micro_batch.forest.to(self.args.device)
-            with self.compute_loss_context_manager():
-                _, log_probs = self.policy(forest)
-            sums = sequence_sums(log_probs, forest.target_sequence, forest.num_sequences).tolist()
-            start = 0
-            for example in micro_batch.examples:
-                computed[example.id] = (example, sums[start : start + len(example.sequences)])
-                start += len(example.sequences)
-
-        started = time.monotonic()
+        if not isinstance(store, ReferenceStore):
+            return
         self.policy.eval()
-        with reference_of(self.policy):
-            for step in self.session.schedule.steps(self.division):
-                for micro_batch in step.micro_batches:
-                    compute(micro_batch)
-            for micro_batch in micro_batches(dev, self.division, preference=True):
-                compute(micro_batch)
-        for example, sums in gather_object(list(computed.values())):
-            store.add([example], sums)
-        if self.is_world_process_zero():
-            store.save()
-        self.accelerator.wait_for_everyone()
-        self.meter.note(f"reference log-probs of {len(computed)} pairs in {time.monotonic() - started:.1f} s")
+        with signals.stop_signals(), reference_of(self.policy):
+            filled = fill_store(
+                store,
+                self.policy,
+                self.session.schedule,
+                self.division,
+                dev,
+                device=self.args.device,
+                context=self.compute_loss_context_manager,
+                gather=gather_object,
+                shows=self.meter.enabled,
+            )
+        self.meter.note(str(filled))
+        if filled.was_stopped:
+            self.meter.close()
+            raise Interrupted(
+                f"{self.session.name}: stopped during the reference pass; the same command goes on from there"
+            )
 
     def run(self) -> None:
         """Trains to the end of the schedule, or raises `Interrupted` after a checkpoint."""
@@ -312,6 +300,7 @@ class ChatTrainer(Trainer):
             checkpoint.load_weights(self._resume_from, self.policy)
             self.meter.note(f"resumes after step {self.start_step}/{self.session.schedule.num_steps}")
         self._cut_metrics()
+        self.meter.start()
         with signals.stop_signals():
             try:
                 if self.start_step < self.session.schedule.num_steps:

@@ -1,4 +1,4 @@
-"""What encoding shows while it works: a bar on a terminal, a plain line every few seconds in a log."""
+"""What long work shows while it lasts: a bar on a terminal, a plain line every few seconds in a log."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 QUIET_SECONDS = 2.0
 """Work that is done sooner shows nothing."""
 EVERY_SECONDS = 10.0
+REDRAW_SECONDS = 0.1
 
 
 class Progress:
-    """Counts rows: `encode dolly-ja rows=16384/74000 rows/s=2345 eta=25s`."""
+    """Counts rows, or what `unit` names: `encode dolly-ja rows=16384/74000 rows/s=2345 eta=25s`."""
 
-    def __init__(self, name: str, total: int) -> None:
-        self.name, self.total, self.done = name, total, 0
+    def __init__(self, name: str, total: int, unit: str = "rows") -> None:
+        self.name, self.total, self.unit, self.done = name, total, unit, 0
         self._started = self._shown = time.monotonic()
         self._bar: Any = None
 
@@ -27,28 +28,27 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
+            self._redraw()
             self._bar.stop()
         elif self._shown > self._started and error is None:
             self._line()
 
     def advance(self, rows: int = 1) -> None:
         self.done += rows
-        if self.done % 64 and rows == 1:
-            return
         now = time.monotonic()
         if now - self._started < QUIET_SECONDS:
             return
-        if sys.stderr.isatty():
-            self._redraw()
-        elif now - self._shown >= EVERY_SECONDS:
+        is_terminal = sys.stderr.isatty()
+        if now - self._shown >= (REDRAW_SECONDS if is_terminal else EVERY_SECONDS):
             self._shown = now
-            self._line()
+            self._redraw() if is_terminal else self._line()
 
     def _line(self) -> None:
         rate = self.done / max(1e-9, time.monotonic() - self._started)
         left = (self.total - self.done) / max(rate, 1e-9)
+        unit, pace = self.unit, f"{rate:.0f}" if rate >= 10 else f"{rate:.2f}"
         print(
-            f"{self.name} rows={self.done}/{self.total} rows/s={rate:.0f} eta={left:.0f}s",
+            f"{self.name} {unit}={self.done}/{self.total} {unit}/s={pace} eta={left:.0f}s",
             file=sys.stderr,
             flush=True,
         )
@@ -62,7 +62,7 @@ class Progress:
             self._bar = Bar(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=24),
-                TextColumn("{task.completed:.0f}/{task.total:.0f} rows"),
+                TextColumn(f"{{task.completed:.0f}}/{{task.total:.0f}} {self.unit}"),
                 TimeRemainingColumn(),
                 console=Console(stderr=True),
             )
