@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from tuning.chat import Template
@@ -78,15 +79,18 @@ def mix(
     legacy: str | None = None,
     weigh_by: str = "passes",
     takes_rankings: bool = False,
+    takes_single: bool = False,
 ) -> Mixture:
     """The mixture of the built datasets in `folders`, each with its share; raises `MixtureError` if nothing
     is left. Unless the stage `takes_rankings`, several ranked answers become a pair of the best and the
-    worst, and the others are counted."""
+    worst, and the others are counted. A stage that `takes_single` answers also takes conversations that say
+    whether they are `desirable`, and gets to each prompt the answer of the row before it (`has_stranger`)."""
     groups: dict[str, list[list[Example]]] = {}
     dev: dict[str, list[Example]] = {}
     sources: dict[str, dict[str, Any]] = {}
     for name, share in shares.items():
-        _require_kind(folders[name], preference=preference, stage=stage)
+        if not takes_single:
+            _require_kind(folders[name], preference=preference, stage=stage)
         data = Path(folders[name]) / "data.jsonl"
         rows = list(encoded_source(data, tokenizer, template, cache, legacy=legacy, name=name))
         parts = split(rows, share, seed, name)
@@ -95,7 +99,8 @@ def mix(
         examples: dict[str, Example] = {}
         for row in [*parts.train, *parts.dev]:
             result = row.result
-            reason = _reason_to_drop(row, max_length, preference)
+            is_judged = takes_single and row.desirable is not None
+            reason = _reason_to_drop(row, max_length, preference and not is_judged)
             if reason == "too_long" and too_long == "error":
                 longest = max(len(item.input_ids) for item in result) if not isinstance(result, str) else 0
                 raise MixtureError(f"{stage}: row {row.id} has {longest} tokens, max_length is {max_length}")
@@ -109,9 +114,13 @@ def mix(
                 result = (result[0], result[-1])
             sequences = tuple(Sequence(item.input_ids, item.is_target) for item in result)
             beta = row.beta if row.beta is not None else share.beta
-            examples[row.id] = Example(row.id, name, row.group_key, sequences, row.loss_weight, beta)
+            examples[row.id] = Example(
+                row.id, name, row.group_key, sequences, row.loss_weight, beta, row.desirable
+            )
         train = [examples[row.id] for row in parts.train if row.id in examples]
         dev[name] = [examples[row.id] for row in parts.dev if row.id in examples]
+        if takes_single:
+            train = with_strangers(train, max_length)
         groups[name] = list(_grouped(train).values())
         sources[name] = {
             "rows_in": len(rows),
@@ -144,6 +153,20 @@ def mix(
         sources[name]["passes"] = times
     order = Order(groups, repeats, seed)
     return Mixture(order, {name: examples for name, examples in dev.items() if examples}, sources)
+
+
+def with_strangers(examples: list[Example], max_length: int) -> list[Example]:
+    """Each example with one sequence more: its prompt and the answer of the example before it, cut at
+    `max_length` tokens; the first gets the answer of the last."""
+    made = []
+    for example, before in zip(examples, [*examples[-1:], *examples[:-1]], strict=True):
+        own, other = example.sequences[0], before.sequences[0]
+        asked, answered = (int(np.argmax(sequence.is_target)) for sequence in (own, other))
+        ids = np.concatenate([own.input_ids[:asked], other.input_ids[answered:]])[:max_length]
+        scored = np.concatenate([np.zeros(asked, dtype=np.bool_), other.is_target[answered:]])[:max_length]
+        stranger = Sequence(ids, scored)
+        made.append(replace(example, sequences=(*example.sequences, stranger), has_stranger=True))
+    return made
 
 
 def _reason_to_drop(row: EncodedRow, max_length: int, preference: bool) -> str | None:

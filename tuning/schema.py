@@ -17,7 +17,7 @@ ROLES = ("system", "user", "assistant", "tool")
 
 # `weight` is the older spelling of `loss_weight`
 OPTIONAL_FIELDS = ("group", "weight", "loss_weight", "meta")
-CONVERSATION_FIELDS = ("id", "source", "messages", *OPTIONAL_FIELDS)
+CONVERSATION_FIELDS = ("id", "source", "messages", "desirable", *OPTIONAL_FIELDS)
 PAIR_FIELDS = ("id", "source", "prompt", "chosen", "rejected", "ranked", "beta", *OPTIONAL_FIELDS)
 MESSAGE_FIELDS = ("role", "content", "train", "input", "thinking")
 
@@ -82,6 +82,8 @@ class Conversation:
     loss_weight: float = 1.0
     """Multiplies the weight of every target of this row."""
     meta: Mapping[str, Any] = field(default_factory=dict)
+    desirable: bool | None = None
+    """Whether the answer was found good, for a loss that learns from single answers (KTO)."""
 
     @property
     def group_key(self) -> str:
@@ -97,7 +99,14 @@ class Conversation:
         return _meta_text(self.meta, "category")
 
     def as_dict(self) -> dict[str, Any]:
-        return {"id": self.id, "source": self.source, "messages": dicts(self.messages), **_optional(self)}
+        label = {"desirable": self.desirable} if self.desirable is not None else {}
+        return {
+            "id": self.id,
+            "source": self.source,
+            "messages": dicts(self.messages),
+            **label,
+            **_optional(self),
+        }
 
 
 @dataclass(frozen=True)
@@ -197,7 +206,10 @@ def parse_row(row: Any) -> Row:
     if not is_pair:
         messages = parse_messages(_required(row, "messages"), "messages")
         check_dialogue(messages, "messages")
-        return Conversation(messages=messages, **shared)
+        desirable = row.get("desirable")
+        if desirable is not None and not isinstance(desirable, bool):
+            raise RowFault("wrong_type", "desirable", f"saw {kind(desirable)}", "true or false")
+        return Conversation(messages=messages, desirable=desirable, **shared)
     prompt = parse_messages(_required(row, "prompt"), "prompt")
     answers = _ranked(row) if "ranked" in row else _sides(row)
     for side, answer in answers.items():

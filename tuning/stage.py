@@ -21,7 +21,7 @@ from tuning.model.head import TargetModel
 from tuning.schema import Conversation, Message, Row
 from tuning.shares import Share, split
 from tuning.train.live_reference import LiveReference
-from tuning.train.preference_losses import PREFERENCE_LOSSES, RANKED
+from tuning.train.preference_losses import PREFERENCE_LOSSES, RANKED, SINGLE
 from tuning.train.reference import ReferenceStore, reference_key
 from tuning.train.session import Session, training_arguments
 from tuning.train.step_objectives import PreferenceObjective, divergence_of
@@ -196,6 +196,7 @@ def open_mixture(
         legacy=config.legacy,
         weigh_by=config.weigh_by,
         takes_rankings=isinstance(config, DPOConfig) and RANKED in loss_terms(config),
+        takes_single=isinstance(config, DPOConfig) and SINGLE in loss_terms(config),
     )
 
 
@@ -255,6 +256,8 @@ def preference_objective(
         "label_smoothing": config.label_smoothing,
         "gamma": config.gamma,
         "discopop_tau": config.discopop_tau,
+        "desirable_weight": config.desirable_weight,
+        "undesirable_weight": config.undesirable_weight,
         "divergence": config.divergence,
         "divergence_alpha": config.divergence_alpha,
     }

@@ -4,6 +4,7 @@ AdamW."""
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from trl import DPOConfig as TRLConfig
-from trl import DPOTrainer, SFTConfig, SFTTrainer
+from trl import DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 
 from tests.train.conftest import chats, llama, pair_examples, preferences, sft_examples
 from tests.train.running import order_of, train
+from tuning.mixture import with_strangers
 from tuning.model.adapters import attach_lora
 from tuning.train.preference_losses import Divergence
 
@@ -188,3 +190,50 @@ def test_preference_losses_equal_trl(method: str, tokenizer: PreTrainedTokenizer
     )
     assert lines[0]["micro_steps"] > 1
     assert_equal_steps(lines, recorder.lines, steps=2)
+
+
+def test_kto_equals_trl(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    """Answers judged one by one, in one step, whose KL is estimated from the same strangers' answers."""
+    rows = chats(ROWS, seed=4)
+    examples = sft_examples(rows, tokenizer)
+    numbers = [int(example.id.split("-")[1]) for _, example in order_of(examples).epoch(0)]
+    judged = [replace(examples[number], desirable=number % 3 > 0) for number in numbers]
+    ready = {example.id: example for example in with_strangers(judged, max_length=4096)}
+    recorder = Recorder()
+    batch = {"per_device_train_batch_size": ROWS, "gradient_accumulation_steps": 1, "max_steps": 1}
+    trainer = KTOTrainer(
+        model=llama(len(tokenizer)),
+        ref_model=llama(len(tokenizer), seed=5),
+        args=KTOConfig(
+            output_dir=str(tmp_path / "trl"),
+            beta=0.3,
+            desirable_weight=1.0,
+            undesirable_weight=1.5,
+            **{**COMMON, **batch},
+        ),
+        train_dataset=Dataset.from_list(
+            [
+                {
+                    "prompt": rows[number]["messages"][:1],
+                    "completion": rows[number]["messages"][1:],
+                    "label": number % 3 > 0,
+                }
+                for number in numbers
+            ]
+        ),
+        processing_class=tokenizer,
+        callbacks=[recorder],
+    )
+    trainer.train()
+    lines = train(
+        llama(len(tokenizer)),
+        [ready[example.id] for example in examples],
+        tmp_path / "ours",
+        num_steps=1,
+        batch_rows=ROWS,
+        preference=True,
+        reference=llama(len(tokenizer), seed=5),
+        budget=200,
+        method={"terms": {"kto": 1.0}, "beta": 0.3, "options": {"undesirable_weight": 1.5}},
+    )
+    assert_equal_steps(lines, recorder.lines, "rewards/chosen", "rewards/rejected", steps=1)

@@ -6,6 +6,7 @@ Ranks are played one after the other in this process: the same code, without wai
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,13 @@ from transformers import PreTrainedTokenizerBase
 
 from tests.train.conftest import llama, pair_examples, preferences
 from tuning.forest import Sequence
+from tuning.mixture import with_strangers
 from tuning.model.adapters import attach_lora
 from tuning.model.head import TargetModel
 from tuning.model.loading import use_forest_attention
 from tuning.train.live_reference import LiveReference
 from tuning.train.objectives import sequence_sums
-from tuning.train.preference_losses import PREFERENCE_LOSSES, RANKED, Divergence
+from tuning.train.preference_losses import PREFERENCE_LOSSES, RANKED, SINGLE, Divergence
 from tuning.train.reference import ReferenceStore
 from tuning.train.step_objectives import PreferenceObjective
 from tuning.train.steps import Division, Example, MicroBatch, divide
@@ -69,8 +71,6 @@ def tricky(tokenizer: PreTrainedTokenizerBase) -> list[Example]:
 
 
 def weighted(examples: list[Example]) -> list[Example]:
-    from dataclasses import replace
-
     return [replace(example, weight=1.0 + index % 3) for index, example in enumerate(examples)]
 
 
@@ -85,6 +85,15 @@ def rankings(tokenizer: PreTrainedTokenizerBase) -> list[Example]:
         answers = (pairs[0].sequences[0], *(pair.sequences[1] for pair in pairs))
         examples.append(Example(f"ranked-{number}", "ranked", f"ranked-{number}", answers))
     return examples
+
+
+def judged(tokenizer: PreTrainedTokenizerBase) -> list[Example]:
+    """Pairs, and answers judged one by one, each with another row's answer for the KL estimate."""
+    single = [
+        replace(pair, id=f"judged-{number}", sequences=pair.sequences[:1], desirable=number % 3 > 0)
+        for number, pair in enumerate(pair_examples(preferences(6, seed=21), tokenizer))
+    ]
+    return with_strangers([*tricky(tokenizer), *single], max_length=4096)
 
 
 def store_of(reference: TargetModel, examples: list[Example]) -> ReferenceStore:
@@ -115,7 +124,7 @@ def step(
     model.zero_grad()
     total = 0.0
     for rank, micro_batches in enumerate(ranks):
-        if objective.sorts_step:
+        if objective.sees_step:
             objective.prepare(model, micro_batches, everyone(objective, model, ranks), rank)
         for micro_batch in micro_batches:
             loss, _ = objective(model, micro_batch)
@@ -150,7 +159,9 @@ def test_the_gradient_is_the_same_however_the_step_is_divided(
     size = len(tokenizer)
     model, other = (target_model(llama(size, seed=seed)) for seed in (0, 5))
     examples = rankings(tokenizer) if method == RANKED else tricky(tokenizer)
-    if not any(PREFERENCE_LOSSES[name].sorts_step for name in settings["terms"]):
+    if method == SINGLE:
+        examples = weighted(judged(tokenizer))
+    if not any(PREFERENCE_LOSSES[name].sees_step for name in settings["terms"]):
         examples = weighted(examples)  # a sorted pair has no weight of its own
     store = store_of(other, examples)
     objective = PreferenceObjective(**{"store": store, "beta": 0.3, **settings})

@@ -13,11 +13,12 @@ from trl import DPOTrainer
 from trl.experimental.cpo import CPOTrainer
 from trl.experimental.orpo import ORPOTrainer
 
-from tuning.config.losses import LOSSES, OPTIONS, REQUIRED, SORTS_STEP
+from tuning.config.losses import LOSSES, OPTIONS, REQUIRED, SEES_STEP
 from tuning.train.preference_losses import (
     DIVERGENCES,
     PREFERENCE_LOSSES,
     RANKED,
+    SINGLE,
     Divergence,
     PairScores,
     kto,
@@ -117,9 +118,12 @@ def test_a_ranking_of_two_is_dpo_and_one_of_three_is_two_choices() -> None:
 
 
 def test_kto_by_hand() -> None:
-    """beta 0.1, z = 1: a desirable answer with r = 3 loses 1 - sigmoid(0.2), another 1 - sigmoid(-0.2)."""
-    loss = kto(t(3, 3), torch.tensor([True, False]), t(1), beta=0.1)
-    assert loss.tolist() == pytest.approx([1 - sigmoid(0.2), 1 - sigmoid(-0.2)], abs=1e-14)
+    """beta 0.1, z = (4 - 2) / 2 = 1: a desirable answer with r = 3 loses 1 - sigmoid(0.2), another twice
+    1 - sigmoid(-0.2)."""
+    loss = kto(t(3, 3), torch.tensor([True, False]), t(4, -2), beta=0.1, undesirable_weight=2.0)
+    assert loss.tolist() == pytest.approx([1 - sigmoid(0.2), 2 - 2 * sigmoid(-0.2)], abs=1e-14)
+    far = kto(t(3), torch.tensor([True]), t(-4), beta=0.1)  # z is at least 0
+    assert far.item() == pytest.approx(1 - sigmoid(0.3), abs=1e-14)
 
 
 def test_orpo_is_exact_where_an_answer_is_nearly_certain_and_nearly_impossible() -> None:
@@ -132,7 +136,7 @@ def test_orpo_is_exact_where_an_answer_is_nearly_certain_and_nearly_impossible()
 
 def test_a_beta_of_its_own_for_each_pair() -> None:
     both = PairScores(*(torch.cat([value, value]) for value in vars(ONE).values()))
-    for name in PREFERENCE_LOSSES.keys() - {RANKED, *SORTS_STEP}:
+    for name in PREFERENCE_LOSSES.keys() - {RANKED, *SEES_STEP}:
         options = {"label_smoothing": 0.1} if name in REQUIRED else {}
         loss = PREFERENCE_LOSSES[name].per_pair
         alone = [loss(ONE, beta=beta, **options).item() for beta in (0.1, 0.5)]
@@ -205,7 +209,7 @@ def trl_loss(batch: Random, losses: dict[str, float], **settings: Any) -> torch.
     return loss
 
 
-SHARED_WITH_TRL = [name for name in LOSSES if name not in ("simpo", "cpo", "orpo", RANKED)]
+SHARED_WITH_TRL = [name for name in LOSSES if name not in ("simpo", "cpo", "orpo", RANKED, SINGLE)]
 
 
 @pytest.mark.parametrize("name", SHARED_WITH_TRL)
@@ -261,7 +265,7 @@ def test_no_two_losses_have_the_same_gradient() -> None:
     scores = Random(pairs=5, seed=4).scores()
     settings = {"label_smoothing": 0.2}
     gradients = {}
-    for name in PREFERENCE_LOSSES.keys() - {RANKED}:
+    for name in PREFERENCE_LOSSES.keys() - {RANKED, SINGLE}:
         loss = PREFERENCE_LOSSES[name]
         options = {key: value for key, value in settings.items() if key in loss.required}
         leaves = PairScores(*(value.detach().clone().requires_grad_() for value in vars(scores).values()))
@@ -277,7 +281,7 @@ def test_every_setting_of_a_loss_changes_it() -> None:
     values = {"label_smoothing": (0.1, 0.3), "gamma": (0.1, 0.9), "discopop_tau": (0.05, 2.0)}
     values["divergence"] = (Divergence(), Divergence("js_divergence"))  # type: ignore[assignment]
     scores = Random(seed=6).scores()
-    for name in PREFERENCE_LOSSES.keys() - {RANKED}:
+    for name in PREFERENCE_LOSSES.keys() - {RANKED, SINGLE}:
         loss = PREFERENCE_LOSSES[name]
         needed = {option: 0.1 for option in loss.required if option != "beta"}
         for option in set(loss.options) - {"beta"}:
@@ -293,6 +297,6 @@ def test_the_table_of_the_recipe_is_the_table_of_the_losses() -> None:
     for name, loss in PREFERENCE_LOSSES.items():
         has = {"divergence" if option == "divergence_alpha" else option for option in LOSSES[name]}
         assert has == set(loss.options) - {"beta"}
-        assert loss.sorts_step is (name in SORTS_STEP)
+        assert loss.sees_step is (name in SEES_STEP)
         assert set(loss.required) - {"beta"} == ({REQUIRED[name]} if name in REQUIRED else set())
     assert {option for options in LOSSES.values() for option in options} == set(OPTIONS)

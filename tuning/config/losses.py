@@ -32,13 +32,17 @@ LOSSES: dict[str, tuple[str, ...]] = {
     "cpo": ("label_smoothing",),
     "orpo": (),
     "plackett_luce": (),
+    "kto": ("desirable_weight", "undesirable_weight"),
 }
 """Settings of each loss besides `beta`."""
 
 REQUIRED = {"robust": "label_smoothing", "exo_pair": "label_smoothing"}
-SORTS_STEP = ("aot", "aot_unpaired")
+SEES_STEP = ("aot", "aot_unpaired", "kto")
 DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
-OPTIONS = ("label_smoothing", "gamma", "discopop_tau", *_DIVERGENCE)
+OPTIONS = (
+    *("label_smoothing", "gamma", "discopop_tau", *_DIVERGENCE),
+    *("desirable_weight", "undesirable_weight"),
+)
 
 
 def check_loss(draft: Draft) -> None:
@@ -82,17 +86,16 @@ def _check_terms(draft: Draft, terms: dict[str, Any]) -> None:
             draft.add(key, f"{key} is not a loss; losses: {', '.join(LOSSES)}", nearest(name, LOSSES))
         elif isinstance(weight, bool) or not isinstance(weight, (int, float)) or weight <= 0:
             draft.add(key, f"{key}: saw {brief(weight)}; accepted: a number above 0")
-    if len(set(terms) & set(SORTS_STEP)) and len(terms) > 1 and not set(terms) <= set(SORTS_STEP):
-        message = (
-            "dpo.loss_terms: aot compares the pairs of a step with each other and mixes only with its like"
-        )
+    apart = [name for name in terms if name in SEES_STEP]
+    if apart and not set(terms) <= {"aot", "aot_unpaired"} and len(terms) > 1:
+        message = f"dpo.loss_terms: {apart[0]} compares the rows of a step with each other and stands alone"
         draft.add("dpo.loss_terms", message)
 
 
 def _check_modifiers(draft: Draft, dpo: dict[str, Any], names: list[str]) -> None:
-    sorting = [name for name in names if name in SORTS_STEP]
+    sorting = [name for name in names if name in SEES_STEP]
     if sorting and dpo.get("weigh_by_policy"):
-        message = f"dpo.weigh_by_policy: {sorting[0]} sorts answers apart, so a pair has no weight of its own"
+        message = f"dpo.weigh_by_policy: {sorting[0]} takes answers apart, so a pair has no weight of its own"
         draft.add("dpo.weigh_by_policy", message)
     ranked = "plackett_luce" in names
     if dpo.get("ld_alpha") is not None and (ranked or sorting):

@@ -236,6 +236,8 @@ class DPOConfig(TrainConfig):
         None, "assumed share of pairs labelled the wrong way round; null = 0", minimum=0, below=0.5
     )
     gamma: float | None = setting(None, "SimPO's target margin; null = 0.5", minimum=0)
+    desirable_weight: float | None = setting(None, "KTO: weight of good answers; null = 1", minimum=0)
+    undesirable_weight: float | None = setting(None, "KTO: weight of bad answers; null = 1", minimum=0)
     discopop_tau: float | None = setting(None, "DiscoPOP's temperature; null = 0.05", above=0)
     divergence: str | None = setting(
         None, "f-divergence to the reference; null = reverse_kl", choices=DIVERGENCES

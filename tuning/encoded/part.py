@@ -4,8 +4,8 @@ input_ids.npy   int32 (tokens,)      all sequences of the part, one behind the o
 is_target.npy   bool (tokens,)
 ends.npy        int64 (sequences,)   where each sequence ends
 targets.npy     int64 (sequences,)   how many of its tokens are predicted and scored
-rows.jsonl      one object a row: id, group, loss_weight, beta, margin, language, category, and either what
-                was counted on its sequences or the code of the reason why it has none
+rows.jsonl      one object a row: id, group, loss_weight, beta, margin, desirable, language, category, and
+                either what was counted on its sequences or the code of the reason why it has none
 lines.npy       int64 (rows,)        where each line of rows.jsonl ends, in bytes
 sequences.npy   int64 (rows,)        how many sequences each row has
 """
@@ -138,8 +138,11 @@ def _about(row: Row, result: list[EncodedSequence] | ChatError) -> dict[str, Any
         about["group"] = row.group
     if row.loss_weight != 1.0:
         about["loss_weight"] = row.loss_weight
-    of_pairs = {"beta": row.beta, "margin": row.margin} if isinstance(row, PreferencePair) else {}
-    known = {"language": row.language, "category": row.category, **of_pairs}
+    known: dict[str, Any] = {"language": row.language, "category": row.category}
+    if isinstance(row, PreferencePair):
+        known |= {"beta": row.beta, "margin": row.margin}
+    else:
+        known["desirable"] = row.desirable
     about |= {name: value for name, value in known.items() if value is not None}
     if isinstance(result, ChatError):
         return {**about, "code": result.code}

@@ -39,6 +39,8 @@ class EncodedRow:
     beta: float | None = None
     margin: float | None = None
     """Of a pair, where its row says so."""
+    desirable: bool | None = None
+    """Of a conversation, likewise."""
 
     @property
     def group_key(self) -> str:
@@ -161,4 +163,5 @@ def _row(part: Part, index: int) -> EncodedRow:
         num_targets=sum(part.targets[numbers.start : numbers.stop].tolist()),
         beta=about.get("beta"),
         margin=about.get("margin"),
+        desirable=about.get("desirable"),
     )

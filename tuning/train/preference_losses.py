@@ -24,6 +24,8 @@ Beta = float | Tensor
 
 RANKED = "plackett_luce"
 """The loss that takes any number of ranked answers to a prompt; the others take two."""
+SINGLE = "kto"
+"""The loss that takes answers one by one, each found good or bad."""
 
 
 @dataclass(frozen=True)
@@ -225,12 +227,25 @@ def plackett_luce(rewards: Tensor, is_answer: Tensor) -> Tensor:
     return (rest - rewards).masked_fill(~is_answer, 0.0).sum(1)
 
 
-def kto(ratio: Tensor, is_desirable: Tensor, kl: Tensor, *, beta: Beta) -> Tensor:
-    """1 - sigmoid(beta (r(y) - z)) of a desirable answer, 1 - sigmoid(beta (z - r(y))) of another,
-    (answers,): equation 8 of Ethayarajh et al. 2024 (arXiv:2402.01306). `kl` is z, an estimate of
-    KL(p || p_ref) that carries no gradient."""
+def kto(
+    ratio: Tensor,
+    is_desirable: Tensor,
+    stranger_ratio: Tensor,
+    *,
+    beta: Beta,
+    desirable_weight: float = 1.0,
+    undesirable_weight: float = 1.0,
+) -> Tensor:
+    """Of single answers, (answers,): 1 - sigmoid(beta (r(y) - z)) of a desirable one, 1 - sigmoid(beta (z -
+    r(y))) of another, each times its weight: equation 8 of Ethayarajh et al. 2024 (arXiv:2402.01306).
+
+    z estimates KL(p || p_ref): the mean of `stranger_ratio`, the log-ratios of other rows' answers to these
+    prompts, but at least 0; it carries no gradient. It needs a whole optimizer step.
+    """
+    kl = stranger_ratio.detach().mean().clamp(min=0) if len(stranger_ratio) else ratio.new_zeros(())
     sign = torch.where(is_desirable, 1.0, -1.0).to(ratio.dtype)
-    return torch.sigmoid(-sign * beta * (ratio - kl))
+    weight = torch.where(is_desirable, desirable_weight, undesirable_weight).to(ratio.dtype)
+    return weight * torch.sigmoid(-sign * beta * (ratio - kl))
 
 
 @dataclass(frozen=True)
@@ -239,8 +254,8 @@ class PreferenceLoss:
 
     per_pair: Callable[..., Tensor]
     needs_reference: bool = True
-    sorts_step: bool = False
-    """Whether it compares the pairs of an optimizer step with each other, and so must see all of them."""
+    sees_step: bool = False
+    """Whether it compares the rows of an optimizer step with each other, and so must see all of them."""
     sft_weight: float = 0.0
     """Weight of the SFT term that belongs to the method."""
 
@@ -272,12 +287,13 @@ PREFERENCE_LOSSES: dict[str, PreferenceLoss] = {
     "apo_zero": PreferenceLoss(apo_zero),
     "apo_down": PreferenceLoss(apo_down),
     "discopop": PreferenceLoss(discopop),
-    "aot": PreferenceLoss(aot, sorts_step=True),
-    "aot_unpaired": PreferenceLoss(aot_unpaired, sorts_step=True),
+    "aot": PreferenceLoss(aot, sees_step=True),
+    "aot_unpaired": PreferenceLoss(aot_unpaired, sees_step=True),
     "simpo": PreferenceLoss(simpo, needs_reference=False),
     "cpo": PreferenceLoss(cpo, needs_reference=False, sft_weight=1.0),
     "orpo": PreferenceLoss(orpo, needs_reference=False, sft_weight=1.0),
     RANKED: PreferenceLoss(plackett_luce),
+    SINGLE: PreferenceLoss(kto, sees_step=True),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,15 @@ from torch import Tensor, nn
 from tuning.forest.batch import ForestBatch
 from tuning.train.live_reference import LiveReference
 from tuning.train.objectives import preference_metrics, sequence_sums
-from tuning.train.preference_losses import PREFERENCE_LOSSES, RANKED, Divergence, PairScores, plackett_luce
+from tuning.train.preference_losses import (
+    PREFERENCE_LOSSES,
+    RANKED,
+    SINGLE,
+    Divergence,
+    PairScores,
+    kto,
+    plackett_luce,
+)
 from tuning.train.reference import ReferenceStore
 from tuning.train.steps import Example, MicroBatch
 
@@ -45,7 +54,7 @@ class PreferenceObjective:
 
     The SFT term is the mean negative log-likelihood of the optimizer step's chosen target tokens, pairs
     weighted as elsewhere: the same whatever micro-rows and ranks the step is divided into. A loss that
-    compares the pairs of a step with each other needs `prepare` before the step's first micro-row.
+    compares the rows of a step with each other needs `prepare` before the step's first micro-row.
     """
 
     terms: Mapping[str, float]
@@ -64,17 +73,17 @@ class PreferenceObjective:
     """Weighs each pair by how likely the policy is to write its answers: WPO, equation 2 of Zhou et al. 2024
     (arXiv:2406.11827)."""
     _prepared: list[Tensor] = field(default_factory=list)
-    """Per micro-row, (pairs, 3): the step's loss by log p(chosen) and by log p(rejected), and each pair's
-    share of it."""
+    """Per micro-row, (sequences, 2): the step's loss by each sequence's log-prob, and the sequence's share of
+    it."""
 
     @property
     def needs_reference(self) -> bool:
         return any(PREFERENCE_LOSSES[name].needs_reference for name in self.terms)
 
     @property
-    def sorts_step(self) -> bool:
-        """Whether a step's pairs are compared with each other, so that `prepare` has to see all of them."""
-        return any(PREFERENCE_LOSSES[name].sorts_step for name in self.terms)
+    def sees_step(self) -> bool:
+        """Whether a step's rows are compared with each other, so that `prepare` has to see all of them."""
+        return any(PREFERENCE_LOSSES[name].sees_step for name in self.terms)
 
     def __call__(self, model: nn.Module, micro_batch: MicroBatch) -> tuple[Tensor, Metrics]:
         forest, examples = micro_batch.forest, micro_batch.examples
@@ -91,10 +100,10 @@ class PreferenceObjective:
         beta = micro_batch.pair_beta.nan_to_num(nan=self.beta)
         weight = micro_batch.pair_weight
         parts: dict[str, Tensor] = {}
-        if self.sorts_step:
-            by_chosen, by_rejected, share = self._prepared[micro_batch.number].unbind(1)
-            slope = (by_chosen * scores.chosen + by_rejected * scores.rejected).sum()
-            loss = zero + slope - slope.detach() + share.sum()
+        if self.sees_step:
+            slopes, shares = self._prepared[micro_batch.number].unbind(1)
+            linear = (slopes * scored).sum()
+            loss = zero + linear - linear.detach() + shares.sum()
         else:
             if self.weighs_by_policy:
                 weight = weight * answers.policy_weights(log_probs, collisions[0], forest)
@@ -106,7 +115,10 @@ class PreferenceObjective:
                 parts[name] = (weight * per_row).sum()
             loss = zero + sum(self.terms[name] * part for name, part in parts.items())
         total = micro_batch.pair_weight.sum()
-        metrics = _weighted_metrics(scores, beta, micro_batch.pair_weight)
+        if SINGLE in self.terms:
+            metrics = answers.metrics_of_single(scored - reference, beta, micro_batch.pair_weight)
+        else:
+            metrics = _weighted_metrics(scores, beta, micro_batch.pair_weight)
         if self.sft_weight:
             likelihood = -(micro_batch.sft_weight * sums[answers.first]).sum()
             loss = loss + self.sft_weight * likelihood
@@ -119,38 +131,50 @@ class PreferenceObjective:
     def prepare(
         self, model: nn.Module, micro_batches: Sequence[MicroBatch], gather: Gather, rank: int = 0
     ) -> None:
-        """Reads the log-probs of the whole step's pairs, those of other ranks through `gather`, and keeps the
-        loss's derivative by each of this rank's.
+        """Reads the log-probs of the whole step's answers, those of other ranks through `gather`, and keeps
+        the loss's derivative by each of this rank's.
 
         The gradient of the step is then, micro-row by micro-row, derivative times gradient of the sums: one
         forward pass more, and exact however the step is divided.
         """
-        rows = []
+        tables = []
         for micro_batch in micro_batches:
             _, log_probs = model(micro_batch.forest)
             answers = _Answers(micro_batch.examples, log_probs.device)
-            sums = answers.sums(log_probs, micro_batch.forest)
-            before = self._reference(model, micro_batch, answers)
-            scores = answers.pair_scores(sums, before, micro_batch.forest)
-            reference = (scores.reference_chosen, scores.reference_rejected)
-            rows.append(torch.stack([scores.chosen, scores.rejected, *reference], dim=1))
-        ranks = gather(torch.cat(rows))
+            sums = answers.sums(log_probs * self._shares(micro_batch.forest, answers), micro_batch.forest)
+            reference = self._reference(model, micro_batch, answers)
+            beta = micro_batch.pair_beta.nan_to_num(nan=self.beta)
+            about = (values[answers.owner] for values in (micro_batch.pair_weight, beta))
+            tables.append(torch.stack([sums, reference, *about, answers.role], dim=1))
+        ranks = gather(torch.cat(tables))
         step = torch.cat(ranks)
-        policy = step[:, :2].clone().requires_grad_()
-        nowhere = torch.zeros_like(step[:, 0])
         with torch.enable_grad():
-            scores = PairScores(policy[:, 0], policy[:, 1], step[:, 2], step[:, 3], nowhere, nowhere)
-            loss = sum(
-                weight
-                * PREFERENCE_LOSSES[name].per_pair(scores, beta=self.beta, **self._options_of(name)).mean()
-                for name, weight in self.terms.items()
-            )
-            assert isinstance(loss, Tensor)
+            policy = step[:, 0].clone().requires_grad_()
+            losses = [weight * self._loss_of_step(name, policy, step) for name, weight in self.terms.items()]
+            loss = torch.stack(losses).sum()
             [slopes] = torch.autograd.grad(loss, policy)
-        shares = (loss.detach() / len(step)).expand(len(step), 1)
+        shares = (loss.detach() / len(step)).expand(len(step))
         first = sum(len(values) for values in ranks[:rank])
-        own = torch.cat([slopes, shares], dim=1)[first : first + len(ranks[rank])]
-        self._prepared = list(own.split([len(values) for values in rows]))
+        own = torch.stack([slopes, shares], dim=1)[first : first + len(ranks[rank])]
+        self._prepared = list(own.split([len(values) for values in tables]))
+
+    def _loss_of_step(self, name: str, policy: Tensor, step: Tensor) -> Tensor:
+        """The loss of a step from `policy`, log p of each of its sequences, and the table that `prepare`
+        gathered: (sequences, 5) of log p, log p_ref, weight, beta and role."""
+        _, reference, weight, beta, role = step.unbind(1)
+        options = self._options_of(name)
+        chosen, rejected = role == _CHOSEN, role == _REJECTED
+        if name == SINGLE:
+            is_own, ratio = chosen | rejected, policy - reference
+            losses = kto(
+                ratio[is_own], chosen[is_own], ratio[role == _STRANGER], beta=beta[is_own], **options
+            )
+            return (weight[is_own] * losses).sum() / weight[is_own].sum()
+        nowhere = torch.zeros_like(weight[chosen])
+        scores = PairScores(
+            policy[chosen], policy[rejected], reference[chosen], reference[rejected], nowhere, nowhere
+        )
+        return PREFERENCE_LOSSES[name].per_pair(scores, beta=self.beta, **options).mean()
 
     def _options_of(self, name: str) -> dict[str, Any]:
         accepted = PREFERENCE_LOSSES[name].options
@@ -180,16 +204,26 @@ class PreferenceObjective:
         return torch.where(is_common, 1.0, self.ld_alpha).to(torch.float64)
 
 
+_CHOSEN, _REJECTED, _BETWEEN, _STRANGER = 0.0, 1.0, 2.0, 3.0
+"""What a sequence is to its row."""
+
+
 class _Answers:
     """Where the answers of a micro-row's examples stand among its sequences: best first within an example."""
 
     def __init__(self, examples: Sequence[Example], device: torch.device) -> None:
         self.device = device
-        self.sizes = [len(example.sequences) for example in examples]
-        self.number = sum(self.sizes)
-        ends = torch.tensor(self.sizes, dtype=torch.int64, device=device).cumsum(0)
-        self.last = ends - 1
-        self.first = ends - torch.tensor(self.sizes, dtype=torch.int64, device=device)
+        self.sizes = [len(example.answers) for example in examples]
+        all_sizes = [len(example.sequences) for example in examples]
+        self.number = sum(all_sizes)
+        self.owner = torch.repeat_interleave(torch.tensor(all_sizes, dtype=torch.int64)).to(device)
+        """int64, (sequences,): the example that each belongs to."""
+        starts = [end - size for end, size in zip(itertools.accumulate(all_sizes), all_sizes, strict=True)]
+        self.first = torch.tensor(starts, dtype=torch.int64, device=device)
+        self.last = self.first + torch.tensor(self.sizes, dtype=torch.int64, device=device) - 1
+        self.role = torch.tensor(
+            [role for example in examples for role in _roles(example)], dtype=torch.float64, device=device
+        )
 
     def sums(self, values: Tensor, forest: ForestBatch) -> Tensor:
         """float64, (answers,): values of targets, (targets,), added up by answer."""
@@ -213,11 +247,32 @@ class _Answers:
         is_answer = index <= self.last[:, None]
         return beta[:, None] * ratios[index.clamp(max=max(0, self.number - 1))], is_answer
 
+    def metrics_of_single(self, ratios: Tensor, beta: Tensor, weight: Tensor) -> Metrics:
+        """Mean rewards of desirable and of undesirable answers under TRL's names, and the KL estimate."""
+        rewards, weights = beta[self.owner] * ratios.detach(), weight[self.owner]
+        named = {"rewards/chosen": _CHOSEN, "rewards/rejected": _REJECTED}
+        metrics = {
+            name: ((weights * rewards)[self.role == role].sum(), weights[self.role == role].sum())
+            for name, role in named.items()
+        }
+        strange = self.role == _STRANGER
+        metrics["kl"] = ((weights * ratios.detach())[strange].sum(), weights[strange].sum())
+        return metrics
+
     def policy_weights(self, log_probs: Tensor, collisions: Tensor, forest: ForestBatch) -> Tensor:
         """float64, (pairs,): exp of the mean of log p(t) - log sum_v p(v)^2 over each answer's targets,
         multiplied over the pair; without gradient."""
         aligned = self.sums(log_probs.detach() - collisions, forest) / self.counts(forest).clamp(min=1)
         return torch.exp(aligned[self.first] + aligned[self.last])
+
+
+def _roles(example: Example) -> list[float]:
+    number = len(example.answers)
+    if number == 1:
+        roles = [_CHOSEN if example.desirable is not False else _REJECTED]
+    else:
+        roles = [_CHOSEN, *[_BETWEEN] * (number - 2), _REJECTED]
+    return roles + [_STRANGER] * example.has_stranger
 
 
 def _weighted_metrics(scores: PairScores, beta: Tensor, weight: Tensor) -> Metrics:

@@ -33,11 +33,20 @@ class Example:
     weight: float = 1.0
     beta: float | None = None
     """A pair's own; None = the stage's."""
+    desirable: bool | None = None
+    """Of a single answer that was judged; a pair's first is, its last is not."""
+    has_stranger: bool = False
+    """Whether the last sequence is the prompt with another row's answer, from which KTO estimates a KL."""
+
+    @property
+    def answers(self) -> tuple[Sequence, ...]:
+        """The sequences of the row itself."""
+        return self.sequences[:-1] if self.has_stranger else self.sequences
 
     @property
     def num_targets(self) -> int:
         """Scored tokens, sequence by sequence, before weights."""
-        return sum(map(_num_targets, self.sequences))
+        return sum(map(_num_targets, self.answers))
 
 
 def _num_targets(sequence: Sequence) -> int:

@@ -128,7 +128,7 @@ class ChatTrainer(Trainer):
         model.train()
         loss = torch.zeros((), dtype=torch.float64, device=self.args.device)
         sums: dict[str, Tensor] = {}
-        if isinstance(self.objective, PreferenceObjective) and self.objective.sorts_step:
+        if isinstance(self.objective, PreferenceObjective) and self.objective.sees_step:
             self._prepare(model, inputs)
         for number, micro_batch in enumerate(inputs.micro_batches, 1):
             is_last = number == len(inputs.micro_batches)
