@@ -36,7 +36,7 @@ class Progress:
     def advance(self, rows: int = 1) -> None:
         self.done += rows
         now = time.monotonic()
-        if now - self._started < QUIET_SECONDS:
+        if now - self._started < QUIET_SECONDS or not self.done:
             return
         is_terminal = sys.stderr.isatty()
         if now - self._shown >= (REDRAW_SECONDS if is_terminal else EVERY_SECONDS):

@@ -230,13 +230,13 @@ class ReferenceStore:
             return
         if self.folder is None:
             self._unshared.append(shard)
-            self._take(shard, None)
+            self._take_all([(shard, None)])
             return
         number = next_number(shard_names(self.folder, per_token=False))
         name = write_shard(self.folder, self.key, number, shard)
         self._unshared.append(name)
         self._read.add(name)
-        self._take(shard, self.folder / name)
+        self._take_all([(shard, self.folder / name)])
 
     def refresh(self, expected: Iterable[str] = ()) -> None:
         """Reads the shards that others have written since, at least those named."""
@@ -250,10 +250,9 @@ class ReferenceStore:
         while missing - set(names) and time.monotonic() < deadline:
             time.sleep(0.2)  # a network file system may show another machine's files late
             names = shard_names(self.folder, per_token=self.per_token)
-        for name in names:
-            if name not in self._read:
-                self._take(read_shard(self.folder / name, self.key), self.folder / name)
-                self._read.add(name)
+        fresh = [name for name in names if name not in self._read]
+        self._take_all((read_shard(self.folder / name, self.key), self.folder / name) for name in fresh)
+        self._read.update(fresh)
 
     def exchange(self, gather: Callable[[list[Any]], list[Any]]) -> None:
         """Makes what every rank added known to all. `gather` joins the lists of all ranks; with a folder only
@@ -264,7 +263,7 @@ class ReferenceStore:
         self.refresh(part for part in parts if isinstance(part, str))
         for part in parts:
             if isinstance(part, Shard) and not self._index.find(part.keys)[0].all():
-                self._take(part, None)
+                self._take_all([(part, None)])
 
     def _sums(self, wanted: list[tuple[Example, Sequence]]) -> NDArray[np.float64]:
         digests = [_digest(sequence) for _, sequence in wanted]
@@ -278,15 +277,20 @@ class ReferenceStore:
     def _lacks(self, example: Example) -> KeyError:
         return KeyError(f"row {example.id}: no log-prob of it in the reference store {self.folder or ''}")
 
-    def _take(self, shard: Shard, path: Path | None) -> None:
-        places = None
-        if self.per_token:
-            assert shard.ends is not None and shard.token_log_probs is not None
-            places = np.concatenate([[0], shard.ends[:-1]])[: len(shard.ends)] + self._num_tokens
-            self._starts.append(self._num_tokens)
-            self._tokens.append(path or shard.token_log_probs)
-            self._num_tokens += len(shard.token_log_probs)
-        self._index.add(shard.keys, shard.sums, places)
+    def _take_all(self, shards: Iterable[tuple[Shard, Path | None]]) -> None:
+        """Takes up shards, each with its file, oldest first; all at once, since every addition may sort."""
+        keys, sums, places = [_keys([])], [np.empty(0)], [np.empty(0, dtype=np.int64)]
+        for shard, path in shards:
+            keys.append(shard.keys)
+            sums.append(shard.sums)
+            if self.per_token:
+                assert shard.ends is not None and shard.token_log_probs is not None
+                places.append(np.concatenate([[0], shard.ends[:-1]])[: len(shard.ends)] + self._num_tokens)
+                self._starts.append(self._num_tokens)
+                self._tokens.append(path or shard.token_log_probs)
+                self._num_tokens += len(shard.token_log_probs)
+        found = np.concatenate(places) if self.per_token else None
+        self._index.add(np.concatenate(keys), np.concatenate(sums), found)
 
     def _tokens_at(self, place: int, count: int) -> NDArray[np.float32]:
         if not count:
