@@ -74,7 +74,7 @@ def exit_status(error: Exception) -> int | None:
     names = {kind.__name__ for kind in type(error).__mro__}
     if names & WRONG:
         return WRONG_INPUT
-    if names & {"Interrupted", "Diverged", "ReleaseError", "TranslationStopped"}:
+    if names & {"Interrupted", "Diverged", "ReleaseError", "AskingStopped"}:
         return FAILED
     return None
 
