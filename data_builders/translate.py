@@ -189,7 +189,7 @@ def _draft(
     on_flag: str,
 ) -> Draft:
     language = there.language_of(row, task.target)
-    paths = known.settled(row, _replayed(row_steps(row, language, task), schedule))
+    paths = known.settled(row, schedule.replayed(row_steps(row, language, task)))
     items = list({id(item): item for path in paths for item in path}.values())
     flags = {flag for item in items for flag in item.flags}
     dataset.counts.update(_counted(items))
@@ -211,16 +211,6 @@ def _draft(
     except RowFault as fault:  # both sides of a pair may become the same text
         raise KnownDrop(fault.code) from None
     return Draft(translated)
-
-
-def _replayed(steps: RowSteps, schedule: Schedule) -> list[TranslatedPath]:
-    """What a row's steps return, from the answers at hand."""
-    try:
-        requests = next(steps)
-        while True:
-            requests = steps.send(schedule.answers_at_hand(requests))
-    except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]
 
 
 def _counted(items: Sequence[Translated]) -> Counter[str]:

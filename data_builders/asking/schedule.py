@@ -86,6 +86,15 @@ class Schedule:
         found = self.cache.answers(keys)
         return [found[key] if key in found else self.unanswered[key] for key in keys]
 
+    def replayed(self, steps: Steps) -> Any:
+        """What a row's steps return, from the answers at hand."""
+        try:
+            requests = next(steps)
+            while True:
+                requests = steps.send(self.answers_at_hand(requests))
+        except StopIteration as end:
+            return end.value
+
     def _admit(self, left: Iterator[Steps], room: int, finished: Callable[[Any], None]) -> bool:
         """Starts rows while there is room; True when there are none left."""
         while self._num_open < room:
