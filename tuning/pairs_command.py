@@ -103,13 +103,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Builds the pairs and prints where every prompt went."""
     _check(arguments)
-    from tuning.pairs import build_pairs
+    from tuning.pairs import build_pairs, scorers_of
 
+    scorers = [one for text in arguments.score for one in scorers_of(text)]
     manifest = build_pairs(
         arguments.prompts,
         arguments.output,
         _sampler(arguments),
-        score=arguments.score,
+        score=scorers,
         answers=arguments.answers,
         select=arguments.select,
         min_margin=arguments.min_margin,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from data_builders.asking.progress import Progress
 from data_builders.asking.schedule import Schedule
 from data_builders.lines import BuilderError, RawRow
 from data_builders.reading import open_input
-from data_builders.writing import Dataset, publish, staging
+from data_builders.writing import CANDIDATES, Dataset, publish, staging
 from tuning.chat import ChatError
 from tuning.pairs.local_model import PromptTooLong
 from tuning.pairs.prompts import Prompt, Prompts, open_prompts
@@ -34,12 +34,14 @@ from tuning.records import fingerprint
 class Sampler(Protocol):
     """A model that answers prompts: `LocalModel`, `ServedModel`."""
 
-    name: str
-    identity: dict[str, Any]
     sampling: Sampling
     workers: int
     batch_size: int
 
+    @property
+    def name(self) -> str: ...
+    @property
+    def identity(self) -> Mapping[str, Any]: ...
     def check(self) -> None: ...
     def wanted(self, prompt: Prompt, number: int) -> Wanted: ...
     def open(self) -> None: ...
@@ -85,9 +87,9 @@ def build_pairs(
         raise BuilderError(f"answers: saw {answers}; accepted: a whole number above 1")
     there = open_prompts(prompts, first)
     _check_output(Path(output), there)
-    terms_about = about(there, sampler, weighted, selection, answers, licence, restrictions)
     for one in (sampler, *(one.scorer for one in weighted)):
         one.check()
+    told = about(there, sampler, weighted, selection, answers, licence, restrictions)
     cache_path = Path(cache) if cache else Path(output).absolute().parent / "answers.sqlite3"
     with ExitStack() as stack:
         run = _Run(there, sampler, weighted, answers, selection, cache_path, stack, progress)
@@ -100,7 +102,7 @@ def build_pairs(
                 run.write(dataset, folder)
             finally:
                 dataset.close()
-            manifest = dataset.manifest([open_input(there.file)], terms_about)
+            manifest = dataset.manifest([open_input(there.file)], told)
             publish(folder, output, manifest)
     return manifest
 
@@ -176,10 +178,14 @@ class _Run:
 
     def write(self, dataset: Dataset, folder: Path) -> None:
         """Every prompt off the cache, in file order."""
-        with (folder / "candidates.jsonl").open("w", encoding="utf-8") as file:
+        for item in self.weighted:
+            item.scorer.counts.clear()  # `score` counted the same replies
+        with (folder / CANDIDATES).open("w", encoding="utf-8") as file:
             for one in self._asked():
                 outcome = Outcome(one.prompt, dropped=one.dropped) if one.dropped else self._outcome(one)
                 write_outcome(outcome, one.raw, self.sampler, dataset, file)
+        for item in self.weighted:
+            dataset.counts.update(item.scorer.counts)
 
     def _outcome(self, one: _Asked) -> Outcome:
         answers = self._candidates(one)

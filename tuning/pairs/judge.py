@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,7 +83,6 @@ class Judgment:
 class Judge:
     """The model `model` of the OpenAI-compatible server at `url` as a scorer."""
 
-    name = "judge"
     batch_size = 1
 
     def __init__(
@@ -107,7 +107,8 @@ class Judge:
             max_retries=max_retries,
             first_wait_seconds=first_wait_seconds,
         )
-        self.num_unparsed = 0
+        self.name = f"judge:{model}"
+        self.counts: Counter[str] = Counter()
         self.identity: Mapping[str, Any] = {
             "kind": "judge",
             "endpoint": self.server.url.partition("?")[0],
@@ -137,6 +138,8 @@ class Judge:
             replies = yield [Judgment(texts[at] + reminder, attempt) for at in left]
             for at, reply in zip(left, replies, strict=True):
                 scores[at] = parsed_score(reply.text) if reply.fault is None else None
+                if scores[at] is None:
+                    self.counts[f"judge_{reply.fault or 'unparsed'}"] += 1
         return scores
 
     def ask(self, requests: Sequence[Judgment]) -> list[Answer]:

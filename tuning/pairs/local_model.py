@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -70,19 +71,26 @@ class LocalModel:
             self.engine = "continuous" if self.device.startswith("cuda") else "plain"
         self._is_free = engine == "auto"
         self.is_harmony = "<|channel|>" in self.template.source
-        digest = sha256_of_folder(self.folder)
-        self.name = f"{self.folder.name}@{digest[:12]}"
-        self.identity: Mapping[str, Any] = {
+        self.workers, self.batch_size = (in_flight, 1) if self.engine == "continuous" else (1, batch_size)
+        self._plain_batch = batch_size
+        self._opened: PlainEngine | ContinuousEngine | None = None
+
+    @cached_property
+    def name(self) -> str:
+        """The folder's name with the beginning of its hash."""
+        return f"{self.folder.name}@{self.identity['model_sha256'][:12]}"
+
+    @cached_property
+    def identity(self) -> Mapping[str, Any]:
+        """All that an answer depends on besides prompt and number; reads every file of the folder once."""
+        return {
             "kind": "local",
-            "model_sha256": digest,
+            "model_sha256": sha256_of_folder(self.folder),
             "template": self.template.fingerprint,
             "dtype": str(self.dtype),
             "sampling": self.sampling.as_dict(),
             "version": [VERSION, CHAT_VERSION],
         }
-        self.workers, self.batch_size = (in_flight, 1) if self.engine == "continuous" else (1, batch_size)
-        self._plain_batch = batch_size
-        self._opened: PlainEngine | ContinuousEngine | None = None
 
     def check(self) -> None:
         """All that can be known without weights was checked when this was made."""

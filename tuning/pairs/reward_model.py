@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,6 @@ class RewardModel:
     Raises `BuilderError` for a folder without a model, without a chat template, or with several outputs.
     """
 
-    name = "reward"
     workers = batch_size = 1
 
     def __init__(self, folder: Path, *, device: str | None = None) -> None:
@@ -62,10 +63,16 @@ class RewardModel:
         self.dtype = torch.bfloat16 if self.device.startswith("cuda") else torch.float32
         self.window = getattr(config, "max_position_embeddings", None)
         self._model: Any = None
-        self.identity: Mapping[str, Any] = {
+        self.name = f"reward:{folder.name}"
+        self.counts: Counter[str] = Counter()
+
+    @cached_property
+    def identity(self) -> Mapping[str, Any]:
+        """All that a score depends on besides the dialogue; reads every file of the folder once."""
+        return {
             "kind": "reward",
-            "model": folder.name,
-            "model_sha256": sha256_of_folder(folder),
+            "model": self.folder.name,
+            "model_sha256": sha256_of_folder(self.folder),
             "dtype": str(self.dtype),
             "version": VERSION,
         }

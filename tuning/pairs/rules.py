@@ -19,8 +19,10 @@ from data_builders.translation.flags import KANA, LATIN, LOOP_CHARACTERS, SCRIPT
 from data_builders.translation.protected import prose_of
 
 DEFAULT_LENGTH = (20, 2000)
-LEAST_SHARE = 0.1
-"""Of the letters, for a text to be in a script other than Latin: Japanese quotes many Latin names."""
+LEAST_KANA = 0.1
+"""Share of kana among the letters of a Japanese text, which may quote many Latin names."""
+CHINESE_LETTERS = 12
+"""Fewer ideographs without kana may be a Japanese name or word."""
 
 
 @dataclass(frozen=True)
@@ -59,16 +61,19 @@ def no_loop(_: str, answer: str, __: bool) -> float:
 
 
 def script_of(text: str) -> str | None:
-    """The language of a text's script, code left out: `ja` once there are kana, `latin` for all of Europe."""
+    """The language of a text's script, code left out: `ja` once there are kana, `latin` for all of Europe.
+
+    None for a text without letters, and for a few ideographs, which may be Chinese or Japanese.
+    """
     prose = prose_of(text)
-    letters = [character for character in prose if character.isalpha()]
-    if not letters:
+    num_letters = sum(map(str.isalpha, prose))
+    if not num_letters:
         return None
-    if len(KANA.findall(prose)) >= LEAST_SHARE * len(letters):
+    if len(KANA.findall(prose)) >= LEAST_KANA * num_letters:
         return "ja"
     for code in ("zh", "ko", "ru", "th", "ar"):
-        if len(SCRIPTS[code].findall(prose)) >= LEAST_SHARE * len(letters):
-            return code
+        if 2 * len(SCRIPTS[code].findall(prose)) > num_letters:
+            return None if code == "zh" and num_letters < CHINESE_LETTERS else code
     return "latin" if LATIN.search(prose) else None
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import urllib.parse
+from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,10 +47,14 @@ class Scorer(Protocol):
 
     name: str
     """The key of its scores."""
-    identity: Mapping[str, Any]
-    """Everything that a score depends on besides question and answer."""
     workers: int
     batch_size: int
+    counts: Counter[str]
+    """What `steps` counts: replies that were no score."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Everything that a score depends on besides question and answer."""
 
     def check(self) -> None:
         """Raises `BuilderError` for what can be wrong before anything is asked."""
@@ -82,6 +87,7 @@ class RuleScorer:
 
     def __init__(self, rule: Rule, text: str) -> None:
         self.rule, self.name = rule, rule.name
+        self.counts: Counter[str] = Counter()
         self.identity: Mapping[str, Any] = {"kind": "rule", "rule": text}
 
     def check(self) -> None:
