@@ -3,7 +3,7 @@
     from data_builders.translate import Endpoint, translate
     translate("data/dolly", "data/dolly-ja", Endpoint("http://localhost:8000/v1", "my-model"), to="ja")
 
-Every text that is asked for is kept in a cache (`translation/cache.py`), so the same command goes on where it
+Every text that is asked for is kept in a cache (`asking/cache.py`), so the same command goes on where it
 was killed. Then the dataset is written off the cache in file order: the same answers give the same bytes.
 A translated row keeps its `group`, so that both languages of one tree stay on one side of a held-out split
 when they are mixed in one file; its id gets the language as a suffix, so that they can be.
@@ -17,13 +17,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from data_builders.asking.answers import Answer
+from data_builders.asking.cache import Cache
+from data_builders.asking.progress import Progress
+from data_builders.asking.schedule import Schedule
 from data_builders.licences import UNSTATED
 from data_builders.lines import BuilderError, RawRow
 from data_builders.reading import open_input
 from data_builders.stated_licence import accepted_licences
 from data_builders.terms import SourceTerms, known_terms, own_terms
 from data_builders.translation.built import Source, open_source
-from data_builders.translation.cache import Cache
 from data_builders.translation.endpoint import Endpoint
 from data_builders.translation.flags import bounds_of, first_code
 from data_builders.translation.local_models import open_model
@@ -34,10 +37,8 @@ from data_builders.translation.paths import (
     texts_of,
     with_paths,
 )
-from data_builders.translation.progress import Progress
-from data_builders.translation.schedule import Schedule
 from data_builders.translation.texts import UNITS, Task, Translated, path_steps
-from data_builders.translation.translators import Answer, Request, TranslationStopped, Translator
+from data_builders.translation.translators import Request, TranslationStopped, Translator
 from data_builders.writing import DATA, Dataset, Draft, KnownDrop, publish, staging
 from tuning.records import fingerprint
 from tuning.schema import Row, RowFault, parse_row
@@ -86,7 +87,9 @@ def translate(
     cache_path = Path(cache) if cache else Path(output).absolute().parent / "translations.sqlite3"
     answers = Cache(cache_path, translator.identity)
     try:
-        schedule = Schedule(translator, answers)
+        schedule = Schedule(
+            translator.translate, answers, workers=translator.workers, batch_size=translator.batch_size
+        )
         _ask(task, there, schedule, progress)
         with staging(output) as folder:
             dataset = Dataset(folder, source or f"{there.manifest['source']}-{to}", language=to)
@@ -186,7 +189,7 @@ def _draft(
     on_flag: str,
 ) -> Draft:
     language = there.language_of(row, task.target)
-    paths = known.settled(row, _replayed(row_steps(row, language, task), schedule))
+    paths = known.settled(row, schedule.replayed(row_steps(row, language, task)))
     items = list({id(item): item for path in paths for item in path}.values())
     flags = {flag for item in items for flag in item.flags}
     dataset.counts.update(_counted(items))
@@ -208,16 +211,6 @@ def _draft(
     except RowFault as fault:  # both sides of a pair may become the same text
         raise KnownDrop(fault.code) from None
     return Draft(translated)
-
-
-def _replayed(steps: RowSteps, schedule: Schedule) -> list[TranslatedPath]:
-    """What a row's steps return, from the answers at hand."""
-    try:
-        requests = next(steps)
-        while True:
-            requests = steps.send(schedule.answers_at_hand(requests))
-    except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]
 
 
 def _counted(items: Sequence[Translated]) -> Counter[str]:

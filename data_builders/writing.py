@@ -27,6 +27,8 @@ from tuning.schema import Conversation, RowError, RowFault, checked_text, kind, 
 DATA, MANIFEST, QUARANTINE = "data.jsonl", "manifest.json", "quarantine.jsonl"
 FINDINGS = "findings.jsonl"
 """What screening found in the rows of a dataset."""
+CANDIDATES = "candidates.jsonl"
+"""Every answer that the pairs of a dataset were chosen from, with its scores."""
 
 
 class KnownDrop(Exception):
@@ -193,7 +195,7 @@ def publish(folder: Path, output: str | Path, manifest: Mapping[str, Any]) -> No
     output.mkdir(parents=True, exist_ok=True)
     write_json(folder / MANIFEST, manifest)
     (output / MANIFEST).unlink(missing_ok=True)
-    for name in (DATA, QUARANTINE, FINDINGS, MANIFEST):
+    for name in (DATA, QUARANTINE, FINDINGS, CANDIDATES, MANIFEST):
         if (folder / name).exists():
             os.replace(folder / name, output / name)
         else:

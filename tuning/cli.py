@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import tuning
-from tuning import report_command, translate_command
+from tuning import pairs_command, report_command, translate_command
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 WRONG = {
@@ -75,7 +75,7 @@ def exit_status(error: Exception) -> int | None:
     names = {kind.__name__ for kind in type(error).__mro__}
     if names & WRONG:
         return WRONG_INPUT
-    if names & {"Interrupted", "Diverged", "ReleaseError", "TranslationStopped"}:
+    if names & {"Interrupted", "Diverged", "ReleaseError", "AskingStopped"}:
         return FAILED
     return None
 
@@ -259,7 +259,17 @@ def parser() -> argparse.ArgumentParser:
     chat.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 (default) is greedy")
     chat.add_argument("--seed", type=int, default=0, help="of sampling (default 0)")
     chat.set_defaults(command=_chat)
-    for group in (data,):
+
+    pairs = _command(commands, "pairs", "preference pairs of a model's own answers", pairs_command.EXAMPLES)
+    building = _command(
+        pairs.add_subparsers(title="commands", metavar=""),
+        "build",
+        "sample answers to prompts, score them, write the best and the worst as pairs",
+        pairs_command.EXAMPLES,
+    )
+    pairs_command.add_arguments(building)
+    building.set_defaults(command=pairs_command.run)
+    for group in (data, pairs):
         group.set_defaults(command=lambda arguments, group=group: group.print_help())
     return top
 

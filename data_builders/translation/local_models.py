@@ -11,15 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_builders.asking.answers import Answer
 from data_builders.lines import BuilderError
-from data_builders.translation.translators import (
-    PROMPT_VERSION,
-    Answer,
-    Request,
-    Translator,
-    bare,
-    instruction,
-)
+from data_builders.translation.translators import PROMPT_VERSION, Request, Translator, bare, instruction
 from tuning.records import sha256_of_folder
 
 VERSION = 1

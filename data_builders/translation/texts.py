@@ -10,10 +10,11 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
+from data_builders.asking.answers import Answer
 from data_builders.translation.dialogue import joined, pieces_that_fit, split_turns, turn_groups
 from data_builders.translation.flags import flags_of
 from data_builders.translation.protected import TOKEN, Protected, protect, restore
-from data_builders.translation.translators import Answer, Request, Translator
+from data_builders.translation.translators import Request, Translator
 
 UNITS = ("dialogue", "turn")
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from data_builders.asking.answers import Answer, AskingStopped
+
 PROMPT_VERSION = 1
 """Raised with every change to `instruction`: answers to another wording are asked for again."""
 
@@ -30,9 +32,8 @@ LANGUAGES = {
 THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 
 
-class TranslationStopped(RuntimeError):
-    """Translation cannot go on (no server, no quota, wrong key). What is answered so far stays in the cache:
-    the same command goes on from there."""
+TranslationStopped = AskingStopped
+"""Translation cannot go on; the name under which callers of `translate` know it."""
 
 
 @dataclass(frozen=True)
@@ -44,23 +45,6 @@ class Request:
     target: str
     again: bool = False
     """The first translation failed a check: translate more literally, search more widely."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A translation as it came; with a `fault` it is none.
-
-    `cut_off`: the length limit ended it. `refused`: the endpoint will not translate this text. `no_answer`:
-    it failed on this text every time.
-    """
-
-    text: str
-    fault: str | None = None
-
-    @property
-    def is_final(self) -> bool:
-        """Whether asking again could not change it, so that the cache may keep it."""
-        return self.fault in (None, "cut_off")
 
 
 class Translator(Protocol):

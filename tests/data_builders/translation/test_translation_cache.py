@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from data_builders.translation.cache import Cache
-from data_builders.translation.translators import Answer, Request
+from data_builders.asking.answers import Answer
+from data_builders.asking.cache import Cache
+from data_builders.translation.translators import Request
 from tests.data_builders.translation.conftest import Server, built, command, dialogue
 
 ROOT = Path(__file__).parents[3]

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from data_builders import BuilderError
-from data_builders.translation.endpoint import Endpoint, chat_url
-from data_builders.translation.translators import Answer, Request, TranslationStopped, bare
+from data_builders.asking.answers import Answer
+from data_builders.asking.server import completions_url
+from data_builders.translation.endpoint import Endpoint
+from data_builders.translation.translators import Request, TranslationStopped, bare
 from tests.data_builders.translation.conftest import Reply, Server, kana
 
 SEA = Request("Name the sea.", "en", "ja")
@@ -162,13 +164,13 @@ def test_a_key_that_is_not_set_is_refused_without_showing_what_was_given(server:
     ],
 )
 def test_the_address_of_chat_completions(given: str, address: str) -> None:
-    assert chat_url(given) == address
+    assert completions_url(given) == address
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://h/v1", "https://me:password@h/v1", "http://"])
 def test_what_is_no_endpoint_is_refused(url: str) -> None:
     with pytest.raises(BuilderError, match=r"\[bad_endpoint\]") as refused:
-        chat_url(url)
+        completions_url(url)
     assert "password@" not in str(refused.value)
 
 

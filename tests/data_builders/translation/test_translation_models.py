@@ -18,8 +18,9 @@ from transformers import (
 )
 
 from data_builders import BuilderError
+from data_builders.asking.answers import Answer
 from data_builders.translate import open_model, translate
-from data_builders.translation.translators import Answer, Request
+from data_builders.translation.translators import Request
 from tests.data_builders.translation.conftest import built, dialogue, rows_of
 from tuning.cli import main
 from tuning.model.tiny import tiny_llama, train_tokenizer

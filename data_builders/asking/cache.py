@@ -1,6 +1,6 @@
 """Answers kept by content in one SQLite file, so that a text is asked for once, whatever happens to the run.
 
-The key is the hash of the request, the languages and the translator's identity. An answer is committed as
+The key is the hash of the request and of the identity of the model that is asked. An answer is committed as
 soon as it is there: a process killed at any moment loses only what was in flight. Several processes on one
 machine may share the file: each claims a request before it asks, and a claim lasts as long as its owner holds
 a lock that the system releases when the owner dies.
@@ -18,8 +18,8 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
+from data_builders.asking.answers import Answer
 from data_builders.lines import BuilderError
-from data_builders.translation.translators import Answer, Request
 from tuning.records import fingerprint
 
 VERSION = 1
@@ -32,7 +32,7 @@ VARIABLES = 500  # SQLite takes so many in one statement, on every build
 
 
 class Cache:
-    """The answers in `path` of the translator with this identity. One thread uses it."""
+    """The answers in `path` of the model with this identity. One thread uses it."""
 
     def __init__(self, path: str | Path, identity: Mapping[str, Any]) -> None:
         self.path, self.identity = Path(path), fingerprint(dict(identity))
@@ -48,13 +48,13 @@ class Cache:
             os.close(self._lock)
             (self._owners / self.owner).unlink(missing_ok=True)
             raise BuilderError(
-                f"{self.path}: cannot be used as a translation cache: {error}; "
+                f"{self.path}: cannot be used as a cache of answers: {error}; "
                 "accepted: a file that this command wrote on a local disk, or a name for a new one",
                 code="bad_cache",
             ) from None
 
-    def key(self, request: Request) -> str:
-        """The content address of a request's answer."""
+    def key(self, request: Any) -> str:
+        """The content address of the answer to a request, which is a dataclass of plain values."""
         return fingerprint([VERSION, self.identity, *astuple(request)])
 
     def answers(self, keys: Sequence[str]) -> dict[str, Answer]:

@@ -1,25 +1,28 @@
-"""Keeps a translator busy with the requests of many rows, each asked for once.
+"""Keeps a model busy with the requests of many rows, each asked for once.
 
-One thread moves the rows along and talks to the cache; the translator's workers only translate. So no more
+One thread moves the rows along and talks to the cache; its workers only ask. So no more
 requests are ever in flight than workers times batch size, and what a killed process loses is bounded by that.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
-from data_builders.translation.cache import Cache
-from data_builders.translation.translators import Answer, Request, Translator
+from data_builders.asking.answers import Answer
+from data_builders.asking.cache import Cache
 
 ROWS_PER_SLOT = 4
 """Rows under way for each request that may be in flight: enough to sort a batch by length."""
 POLL_SECONDS = 0.2
 """How often a request that another process has claimed is looked for."""
 
-Steps = Generator[list[Request], list[Answer], Any]
+Steps = Generator[list[Any], list[Answer], Any]
+"""A row on its way: it yields the requests it waits for, and gets their answers."""
+Ask = Callable[[Sequence[Any]], list[Answer]]
+"""Answers requests, in order; called by several threads at once."""
 
 
 class _Row:
@@ -32,16 +35,20 @@ class _Row:
 
 
 class Schedule:
-    """Runs rows to their end. `unanswered` holds this run's answers that the cache does not keep."""
+    """Runs rows to their end: `workers` threads ask `batch_size` requests each.
 
-    def __init__(self, translator: Translator, cache: Cache) -> None:
-        self.translator, self.cache = translator, cache
+    A request is a dataclass of plain values; where several are asked at once it has a `text`, by whose length
+    they are sorted. `unanswered` holds this run's answers that the cache does not keep.
+    """
+
+    def __init__(self, ask: Ask, cache: Cache, *, workers: int = 1, batch_size: int = 1) -> None:
+        self.ask, self.cache, self.workers, self.batch_size = ask, cache, workers, batch_size
         self.unanswered: dict[str, Answer] = {}
         self.num_asked = self.num_cached = 0
         self._waiting: dict[str, list[_Row]] = {}
-        self._queue: dict[str, Request] = {}
+        self._queue: dict[str, Any] = {}
         """Not yet claimed, in order of arrival."""
-        self._foreign: dict[str, Request] = {}
+        self._foreign: dict[str, Any] = {}
         self._running: dict[Future[list[Answer]], list[str]] = {}
         self._num_open = 0
         self._looked = 0.0
@@ -49,11 +56,11 @@ class Schedule:
     def run(self, rows: Iterable[Steps], finished: Callable[[Any], None]) -> None:
         """Runs all rows; `finished` gets what each returns, in the order in which they end.
 
-        Raises what the translator raises, after what else was in flight has come in and been stored.
+        Raises what `ask` raises, after what else was in flight has come in and been stored.
         """
         left = iter(rows)
-        room = self.translator.workers * self.translator.batch_size * ROWS_PER_SLOT
-        pool = ThreadPoolExecutor(self.translator.workers, thread_name_prefix="translate")
+        room = self.workers * self.batch_size * ROWS_PER_SLOT
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="ask")
         try:
             while True:
                 is_last = self._admit(left, room, finished)
@@ -73,11 +80,20 @@ class Schedule:
             pool.shutdown(wait=True, cancel_futures=True)
             self._keep_what_came()
 
-    def answers_at_hand(self, requests: list[Request]) -> list[Answer]:
+    def answers_at_hand(self, requests: list[Any]) -> list[Answer]:
         """The answers of requests that are all answered, as they are once `run` has returned."""
         keys = [self.cache.key(request) for request in requests]
         found = self.cache.answers(keys)
         return [found[key] if key in found else self.unanswered[key] for key in keys]
+
+    def replayed(self, steps: Steps) -> Any:
+        """What a row's steps return, from the answers at hand."""
+        try:
+            requests = next(steps)
+            while True:
+                requests = steps.send(self.answers_at_hand(requests))
+        except StopIteration as end:
+            return end.value
 
     def _admit(self, left: Iterator[Steps], room: int, finished: Callable[[Any], None]) -> bool:
         """Starts rows while there is room; True when there are none left."""
@@ -117,21 +133,21 @@ class Schedule:
 
     def _dispatch(self, pool: ThreadPoolExecutor) -> None:
         """Fills idle workers, longest texts first, so that a batch holds texts of one length."""
-        while self._queue and len(self._running) < self.translator.workers:
+        while self._queue and len(self._running) < self.workers:
             keys = list(self._queue)
-            if self.translator.batch_size > 1:
+            if self.batch_size > 1:
                 keys.sort(key=lambda key: len(self._queue[key].text), reverse=True)
-            batch: dict[str, Request] = {}
+            batch: dict[str, Any] = {}
             for key in keys:
                 request = self._queue.pop(key)
                 if self.cache.claim(key):
                     batch[key] = request
                 else:
                     self._foreign[key] = request
-                if len(batch) == self.translator.batch_size:
+                if len(batch) == self.batch_size:
                     break
             if batch:
-                future = pool.submit(self.translator.translate, list(batch.values()))
+                future = pool.submit(self.ask, list(batch.values()))
                 self._running[future] = list(batch)
 
     def _taken(self, future: Future[list[Answer]]) -> dict[str, Answer]:

@@ -1,4 +1,4 @@
-"""What a long translation prints: a bar on a terminal, plain lines of `key=value` words in a log."""
+"""What prints while a model is asked: a bar on a terminal, plain lines of `key=value` words in a log."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ RATE_SECONDS = 60.0
 class Progress:
     """Shows rows done, rate, time left, texts asked and found in the cache, and the flags so far."""
 
-    def __init__(self, num_rows: int, *, enabled: bool = True) -> None:
-        self.num_rows, self.enabled = num_rows, enabled
+    def __init__(self, num_rows: int, *, name: str = "translate", enabled: bool = True) -> None:
+        self.num_rows, self.name, self.enabled = num_rows, name, enabled
         self.num_done = 0
         self.flags: Counter[str] = Counter()
         self.is_terminal = sys.stderr.isatty()
@@ -53,7 +53,7 @@ class Progress:
     def note(self, text: str) -> None:
         """Prints a line of its own."""
         if self.enabled:
-            print(f"translate {text}", file=sys.stderr, flush=True)
+            print(f"{self.name} {text}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Ends the bar's line."""
@@ -62,11 +62,11 @@ class Progress:
 
     def _show(self, line: str) -> None:
         if not self.is_terminal:
-            print(f"translate {line}", file=sys.stderr, flush=True)
+            print(f"{self.name} {line}", file=sys.stderr, flush=True)
             return
         filled = 20 * self.num_done // max(1, self.num_rows)
         columns = shutil.get_terminal_size().columns - 1
-        text = f"[{'#' * filled}{'.' * (20 - filled)}] {line}"
+        text = f"{self.name} [{'#' * filled}{'.' * (20 - filled)}] {line}"
         print(f"\r\x1b[K{text[:columns]}", end="", file=sys.stderr, flush=True)
 
 
