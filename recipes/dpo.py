@@ -42,12 +42,19 @@ def train(recipe: Recipe, paths: Paths) -> dict[str, Any]:
     key = reference_key(paths.start, precision=recipe.precision)
     store = ReferenceStore(paths.cache / "reference" / f"{key[:32]}.safetensors")
     objective = preference_objective(
-        PREFERENCE_LOSSES[config.loss], store, beta=config.beta, label_smoothing=config.label_smoothing
+        PREFERENCE_LOSSES[config.loss],
+        store,
+        beta=config.beta,
+        label_smoothing=config.label_smoothing,
+        end_token=tokenizer.eos_token_id,
     )
 
     def evaluate(model: torch.nn.Module, trainer: Trainer) -> dict[str, Any]:
         assert isinstance(trainer, ChatTrainer)
-        return held_out_preferences(model, dev, store, trainer.division, **trainer.evaluation_tools())
+        figures = {"beta": config.beta, "end_token": tokenizer.eos_token_id}
+        return held_out_preferences(
+            model, dev, store, trainer.division, **figures, **trainer.evaluation_tools()
+        )
 
     policy = load_policy(recipe, config, paths.start)
     disable_dropout(policy)

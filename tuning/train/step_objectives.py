@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from tuning.train.health import preference_health
 from tuning.train.objectives import preference_metrics, sequence_sums
 from tuning.train.reference import ReferenceStore
 from tuning.train.steps import MicroBatch
@@ -33,9 +34,15 @@ def imitation(model: nn.Module, micro_batch: MicroBatch) -> tuple[Tensor, Metric
 
 
 def preference_objective(
-    loss_per_pair: Callable[..., Tensor], store: ReferenceStore, *, beta: float, **options: float
+    loss_per_pair: Callable[..., Tensor],
+    store: ReferenceStore,
+    *,
+    beta: float,
+    end_token: int | None = None,
+    **options: float,
 ) -> Objective:
-    """A preference loss over pairs, with the reference's sums read from `store`."""
+    """A preference loss over pairs, with the reference's sums read from `store`; `end_token` is the id that
+    ends an answer, for the metrics."""
 
     def objective(model: nn.Module, micro_batch: MicroBatch) -> tuple[Tensor, Metrics]:
         forest = micro_batch.forest
@@ -46,7 +53,10 @@ def preference_objective(
         reference = [store.of(micro_batch.examples, side).to(sums.device) for side in (0, 1)]
         weight = micro_batch.pair_weight
         loss = (weight * loss_per_pair(chosen, rejected, *reference, beta=beta, **options)).sum() + zero
-        metrics = preference_metrics(chosen.detach(), rejected.detach(), *reference, beta=beta)
-        return loss, {name: ((weight * values).sum(), weight.sum()) for name, values in metrics.items()}
+        values = preference_metrics(chosen.detach(), rejected.detach(), *reference, beta=beta)
+        metrics = {name: ((weight * value).sum(), weight.sum()) for name, value in values.items()}
+        before = torch.stack(reference, dim=1).flatten()
+        metrics |= preference_health(micro_batch, log_probs, before, beta=beta, end_token=end_token)
+        return loss, metrics
 
     return objective
