@@ -5,6 +5,7 @@ Both follow from the lines of `evaluation.jsonl` alone, so a resumed run needs n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Best:
-    """The evaluation that the figure `name` prefers; of equal ones the first."""
+    """The evaluation that the figure `name` prefers; of equal ones the first; one that is not a number loses."""
 
     name: str
     step: int
@@ -39,7 +40,8 @@ def best_of(lines: Sequence[Mapping[str, Any]], name: str) -> Best | None:
     for index, line in enumerate(lines):
         if name not in line:
             raise KeyError(f"no {name!r} in the evaluation of step {line['step']}; it has {', '.join(line)}")
-        if best is None or sign * line[name] > sign * best[1]:
+        is_better = best is None or math.isnan(best[1]) or sign * line[name] > sign * best[1]
+        if is_better and not (best is not None and math.isnan(line[name])):
             best = index, line[name]
     if best is None:
         return None
