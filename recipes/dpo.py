@@ -41,11 +41,14 @@ def train(recipe: Recipe, paths: Paths) -> dict[str, Any]:
     policy = load_policy(recipe, config, paths.start)
     disable_dropout(policy)
     reference = open_reference(recipe, config, paths, policy)
-    objective = preference_objective(config, reference)
+    objective = preference_objective(config, reference, end_token=tokenizer.eos_token_id)
 
     def evaluate(model: torch.nn.Module, trainer: Trainer) -> dict[str, Any]:
         assert isinstance(trainer, ChatTrainer)
-        return held_out_preferences(model, dev, reference, trainer.division, **trainer.evaluation_tools())
+        figures = {"beta": config.beta, "end_token": tokenizer.eos_token_id}
+        return held_out_preferences(
+            model, dev, reference, trainer.division, **figures, **trainer.evaluation_tools()
+        )
 
     session = open_session(
         config, mixture, paths, name="dpo", batch_rows=config.batch_pairs, evaluate=evaluate if dev else None

@@ -22,7 +22,7 @@ from tuning.records import write_json
 from tuning.schema import Conversation, Message
 from tuning.shares import split
 from tuning.stage import Paths, open_mixture, open_tokenizer, shares
-from tuning.train.held_out import held_out_loss, held_out_preferences, wilson_interval
+from tuning.train.held_out import held_out_loss, held_out_preferences
 from tuning.train.steps import Division
 
 BUDGET = 8192
@@ -62,8 +62,9 @@ def evaluate(recipe: Recipe, paths: Paths, models: Mapping[str, str]) -> dict[st
             values |= held_out_loss(scorer, mixtures["sft"].dev, Division(BUDGET), device=device)
         if "dpo" in mixtures and mixtures["dpo"].dev:
             pairs = [example for examples in mixtures["dpo"].dev.values() for example in examples]
-            values |= held_out_preferences(scorer, pairs, None, Division(BUDGET), device=device)
-            values["accuracy_interval"] = wilson_interval(values["accuracy"], values["pairs"])
+            values |= held_out_preferences(
+                scorer, pairs, None, Division(BUDGET), end_token=tokenizer.eos_token_id, device=device
+            )
         if prompts:
             model.set_attn_implementation("sdpa")
             answers = greedy_answers(model, tokenizer, prompts, max_new_tokens=config.max_new_tokens)

@@ -29,6 +29,8 @@ class Share:
     languages: tuple[str, ...] | None = None
     categories: tuple[str, ...] | None = None
     """Rows of other languages and categories are left out; None lets all of them in."""
+    dev_share: float | None = None
+    """Share of the wanted rows that is held out, instead of `dev_rows`."""
     max_rows: int | None = None
     """Rows that may be trained on before weighting: a seeded sample of whole groups."""
     beta: float | None = None
@@ -81,7 +83,12 @@ def split(rows: Sequence[RowT], share: Share, seed: int, source: str) -> Split[R
             left_out[reason] += 1
         else:
             wanted.append(row)
-    limit = share.dev_rows if share.dev_rows_are_exact else min(share.dev_rows, int(DEV_SHARE * len(wanted)))
+    if share.dev_share is not None:
+        limit = int(share.dev_share * len(wanted))
+    elif share.dev_rows_are_exact:
+        limit = share.dev_rows
+    else:
+        limit = min(share.dev_rows, int(DEV_SHARE * len(wanted)))
     held_out = _whole_groups(wanted, range(len(wanted)), limit, seed, "dev", source)
     rest = [index for index in range(len(wanted)) if index not in held_out]
     if share.max_rows is not None and len(rest) > share.max_rows:

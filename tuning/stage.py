@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments, se
 
 from tuning.chat import ChatError, EncodedSequence, Template, encode_many, load_template, prove
 from tuning.config import DPOConfig, MixEntry, Recipe, SFTConfig, TrainConfig
-from tuning.mixture import Mixture, built_rows, mix
+from tuning.mixture import Mixture, MixtureError, built_rows, mix
 from tuning.model import adapters, loading, tiny
 from tuning.model.head import TargetModel
 from tuning.schema import Conversation, Message, Row
@@ -23,6 +23,7 @@ from tuning.shares import Share, split
 from tuning.train.live_reference import LiveReference
 from tuning.train.preference_losses import PREFERENCE_LOSSES, RANKED, SINGLE
 from tuning.train.reference import ReferenceStore, reference_key
+from tuning.train.schedule import warmup_steps_of
 from tuning.train.session import Session, training_arguments
 from tuning.train.step_objectives import PreferenceObjective, divergence_of
 from tuning.train.steps import Schedule
@@ -155,6 +156,7 @@ def shares(config: TrainConfig) -> dict[str, Share]:
             beta=entry.beta,
             min_margin=entry.min_margin,
             max_margin=entry.max_margin,
+            dev_share=entry.dev_share,
         )
 
     return {name: share(entry) for name, entry in config.mix.items()}
@@ -247,9 +249,10 @@ def loss_terms(config: DPOConfig) -> dict[str, float]:
 
 
 def preference_objective(
-    config: DPOConfig, reference: ReferenceStore | LiveReference | None
+    config: DPOConfig, reference: ReferenceStore | LiveReference | None, *, end_token: int | None
 ) -> PreferenceObjective:
-    """What the stage minimises: the recipe's loss, or its weighted losses, and the SFT term."""
+    """What the stage minimises: the recipe's loss, or its weighted losses, and the SFT term. `end_token` is
+    the id that ends an answer, for the metrics."""
     terms = loss_terms(config)
     own = max(PREFERENCE_LOSSES[name].sft_weight for name in terms)
     options = {
@@ -269,6 +272,7 @@ def preference_objective(
         options=divergence_of(options),
         ld_alpha=config.ld_alpha if config.ld_alpha is not None else 1.0,
         weighs_by_policy=config.weigh_by_policy,
+        end_token=end_token,
     )
 
 
@@ -281,25 +285,42 @@ def open_session(
     batch_rows: int,
     evaluate: Callable[[torch.nn.Module, Trainer], dict[str, Any]] | None = None,
 ) -> Session:
-    """The run's steps and how they are reported."""
+    """The run's steps and how they are reported.
+
+    Raises `MixtureError` where `best_by` asks for rows that no source had to hold out.
+    """
+    if config.best_by is not None:
+        figure, _, source = config.best_by.rpartition("/")
+        is_lacking = source in config.mix and figure and not mixture.dev.get(source)
+        if is_lacking or evaluate is None:
+            which = source if is_lacking else "any source"
+            raise MixtureError(
+                f"{name}.best_by: no row of {which} is held out (at most a tenth of a source is, unless its "
+                f"mix entry names dev_rows), so there is no {config.best_by} to choose by"
+            )
     if config.max_steps is not None:
         num_rows = config.max_steps * batch_rows
     else:
         num_rows = max(1, round((config.epochs or 1.0) * mixture.rows_per_epoch))
+    schedule = Schedule(mixture.order, batch_rows, num_rows, is_preference=name == "dpo")
+    ratio = config.warmup_ratio
     return Session(
         name=name,
         folder=paths.folder,
-        schedule=Schedule(mixture.order, batch_rows, num_rows, is_preference=name == "dpo"),
+        schedule=schedule,
         tokens_per_device=config.tokens_per_device,
         learning_rate=config.learning_rate,
         lr_schedule=config.schedule,
-        warmup_steps=config.warmup_steps,
+        warmup_steps=config.warmup_steps if ratio is None else warmup_steps_of(ratio, schedule.num_steps),
         min_learning_rate=config.min_learning_rate,
+        hold_steps=config.hold_steps,
         share_prefix=config.share_prefix,
         log_steps=config.log_steps,
         eval_steps=config.eval_steps,
         save_steps=config.save_steps,
         keep_checkpoints=config.keep_checkpoints,
+        best_by=config.best_by,
+        stop_after_evaluations=config.stop_after_evaluations,
         evaluate=evaluate,
     )
 

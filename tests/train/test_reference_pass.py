@@ -29,12 +29,11 @@ from tuning.forest import Sequence
 from tuning.model.adapters import attach_lora
 from tuning.model.head import TargetModel
 from tuning.model.loading import use_forest_attention
-from tuning.train.objectives import PREFERENCE_LOSSES
 from tuning.train.reference import ReferenceStore
 from tuning.train.reference_pass import fill_store
 from tuning.train.reference_shards import StoreError
 from tuning.train.session import Session, training_arguments
-from tuning.train.step_objectives import preference_objective
+from tuning.train.step_objectives import PreferenceObjective
 from tuning.train.steps import Division, Example, Order, Schedule
 from tuning.train.trainer import ChatTrainer, Interrupted
 
@@ -80,7 +79,7 @@ def trainer_of(
     arguments = training_arguments(
         folder, precision=torch.float32, num_steps=session.schedule.num_steps, settings={"seed": 7}
     )
-    objective = preference_objective(PREFERENCE_LOSSES["sigmoid"], store, beta=0.1)
+    objective = PreferenceObjective({"sigmoid": 1.0}, store, beta=0.1)
     return ChatTrainer(TargetModel(lm), arguments, session, objective)
 
 

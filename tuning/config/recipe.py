@@ -17,6 +17,7 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 
 from tuning.config.checks import Draft, check_recipe
+from tuning.config.course import check_course
 from tuning.config.errors import Problem, RecipeError, in_order
 from tuning.config.files import read_layers, shipped_recipes
 from tuning.config.losses import DIVERGENCES, LOSSES, check_loss
@@ -111,6 +112,9 @@ class MixEntry:
     max_margin: float | None = setting(
         None, "only pairs whose answers' scores differ by at most this; null = all"
     )
+    dev_share: float | None = setting(
+        None, "share of this source's rows held out, rounded down, instead of dev_rows", above=0, below=1
+    )
 
 
 @dataclass(kw_only=True)
@@ -162,7 +166,13 @@ class TrainConfig:
         "cosine", "how the learning rate falls after warm-up", choices=("cosine", "linear", "constant")
     )
     warmup_steps: int = setting(0, "optimizer steps in which the learning rate rises from 0", minimum=0)
+    warmup_ratio: float | None = setting(
+        None, "the same as a share of the run's steps, rounded up; instead of warmup_steps", above=0, below=1
+    )
     min_learning_rate: float = setting(0.0, "learning rate that the schedule ends at", minimum=0)
+    hold_steps: int = setting(
+        0, "last optimizer steps, held at min_learning_rate (NeMo's constant_steps)", minimum=0
+    )
     weight_decay: float = setting(0.0, "AdamW's decoupled weight decay", minimum=0)
     adam_beta1: float = setting(0.9, "AdamW's decay of the mean gradient", minimum=0, below=1)
     adam_beta2: float = setting(0.999, "AdamW's decay of the mean squared gradient", minimum=0, below=1)
@@ -183,6 +193,12 @@ class TrainConfig:
         None, "optimizer steps between checkpoints; null = ten times over the run", minimum=1
     )
     keep_checkpoints: int = setting(2, "checkpoints kept on disk, the newest", minimum=1)
+    best_by: str | None = setting(
+        None, "evaluation metric whose best step becomes the stage's model; null = the last step does"
+    )
+    stop_after_evaluations: int | None = setting(
+        None, "evaluations without improvement of best_by after which the stage ends; null = never", minimum=1
+    )
     report_to: list[str] = setting([], "experiment trackers", choices=("wandb", "tensorboard"))
     trainer: dict[str, Any] = setting(
         {}, "any other key of transformers.TrainingArguments, under its own spelling"
@@ -404,6 +420,7 @@ def load_recipe(
     check_recipe(draft, templates, builders)
     check_screening(draft)
     check_loss(draft)
+    check_course(draft)
     if problems:
         raise RecipeError(in_order(problems, files))
     recipe = _typed(draft.values)

@@ -28,8 +28,8 @@ def held_out(recipe: Recipe) -> dict[str, list[list[Any]]]:
         stage: [
             [
                 source,
-                config.dev_rows if entry.dev_rows is None else entry.dev_rows,
-                entry.dev_rows is not None,
+                next(held for held in (entry.dev_share, entry.dev_rows, config.dev_rows) if held is not None),
+                entry.dev_rows is not None or entry.dev_share is not None,
             ]
             for source, entry in config.mix.items()
         ]

@@ -135,7 +135,7 @@ def _take_back(folder: Path, key: str, this: Run, name: str) -> None:
 def _files(folder: Path) -> dict[str, int]:
     """Sizes of a stage's result files, by name; checkpoints and logs are not results."""
     files = [path for path in folder.rglob("*") if path.is_file()]
-    skip = ("checkpoints", "started.json", "record.json", "metrics.jsonl", "evaluation.jsonl")
+    skip = ("checkpoints", "started.json", "record.json", "metrics.jsonl", "evaluation.jsonl", "alarms.jsonl")
     return {
         path.relative_to(folder).as_posix(): path.stat().st_size
         for path in sorted(files)

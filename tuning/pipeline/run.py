@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tuning.config import Recipe, RecipeError
 from tuning.pipeline.checks import check, warnings
-from tuning.pipeline.execution import Run
+from tuning.pipeline.execution import Run, shown
 from tuning.pipeline.stages import STAGES
 
 
@@ -39,7 +39,17 @@ def run(
     paths: dict[str, Path] = {}
     for number, stage in enumerate(stages[: last + 1]):
         paths[stage] = STAGES[stage](this, number >= again)
+    tell_alarms(this)
     return paths
+
+
+def tell_alarms(this: Run) -> None:
+    """Says once more, at the end, which alarms rang in which stage."""
+    for stage, record in this.records.items():
+        for alarm in record.get("alarms", ()):
+            this.say(f"{stage}: ALARM at step {alarm['step']} ({alarm['code']}): {alarm['seen']}")
+        if record.get("alarms"):
+            this.say(f"{stage}: what it means and what to try: {shown(this.folder(stage))}/alarms.jsonl")
 
 
 def stages_of(recipe: Recipe) -> list[str]:

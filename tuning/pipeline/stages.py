@@ -16,7 +16,7 @@ from tuning.pipeline.lineage import last_trained, models_of, paths_of, start_fin
 from tuning.pipeline.reuse import stage
 from tuning.pipeline.screening import screen_data
 from tuning.pipeline.terms import released_sources, source_terms, terms_dict, terms_for_card
-from tuning.records import check_counts, read_json, sha256_of_file
+from tuning.records import check_counts, read_json, read_jsonl, sha256_of_file
 
 VERSIONS = {"data": 2, "base": 1, "sft": 1, "dpo": 1, "evaluate": 1, "release": 1}
 """Raised when a stage's code changes what comes out of the same input."""
@@ -113,7 +113,7 @@ def training(name: str) -> Callable[[Run, bool], Path]:
         config: TrainConfig = getattr(recipe, name)
         values = recipe.as_dict()[name]
         inputs = {
-            "settings": {key: value for key, value in values.items() if key not in WITHOUT_EFFECT},
+            "settings": {key: value for key, value in values.items() if key not in _without_effect(config)},
             "mix": [[source, entry] for source, entry in values["mix"].items()],
             "data": mixed(this, name),
             "seed": recipe.seed,
@@ -128,11 +128,24 @@ def training(name: str) -> Callable[[Run, bool], Path]:
         def work(folder: Path) -> dict[str, Any]:
             result = dict(_story(name).train(recipe, paths_of(this, name)))
             # As known when it was trained; the manifests and the card have what is known now.
-            return result | {"licences": {source: this.manifests[source]["licence"] for source in config.mix}}
+            licences = {"licences": {source: this.manifests[source]["licence"] for source in config.mix}}
+            return result | licences | _course_of(folder)
 
         return stage(this, name, inputs, work, again, together=True)
 
     return train
+
+
+def _without_effect(config: TrainConfig) -> set[str]:
+    """When evaluations choose the weights, their steps count."""
+    return WITHOUT_EFFECT - ({"eval_steps"} if config.best_by is not None else set())
+
+
+def _course_of(folder: Path) -> dict[str, Any]:
+    """What a training stage noted on its way: alarms, and the best step if one was chosen."""
+    alarms, best = folder / "alarms.jsonl", folder / "best.json"
+    course: dict[str, Any] = {"alarms": list(read_jsonl(alarms)) if alarms.is_file() else []}
+    return course | ({"best": read_json(best)} if best.is_file() else {})
 
 
 def evaluate(this: Run, again: bool) -> Path:

@@ -32,9 +32,11 @@ def save(
     scheduler: Any,
     random_states: list[dict[str, Any]],
     keep: int,
+    keep_step: int | None = None,
 ) -> Path:
-    """Writes `folder/step-<step>` and removes all but the newest `keep` whole ones. Returns the new path."""
-    final = folder / f"step-{step:08d}"
+    """Writes `folder/step-<step>` and removes all but the newest `keep` and that of step `keep_step`. Returns
+    the new path."""
+    final = path_of(folder, step)
     temporary = folder / f".writing-{step:08d}-{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -56,9 +58,16 @@ def save(
     shutil.rmtree(final, ignore_errors=True)
     os.replace(temporary, final)
     sync_folder(folder)
+    kept = None if keep_step is None else path_of(folder, keep_step)
     for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        if old != kept:
+            shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """Where the checkpoint behind `step` stands, if there is one."""
+    return folder / f"step-{step:08d}"
 
 
 def checkpoints(folder: Path) -> list[Path]:

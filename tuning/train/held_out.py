@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -11,7 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from tuning.train.health import ends_of, preference_columns, totals
 from tuning.train.live_reference import LiveReference
 from tuning.train.objectives import sequence_sums, wins
 from tuning.train.reference import ReferenceStore
@@ -63,44 +64,65 @@ def held_out_preferences(
     store: ReferenceStore | LiveReference | None,
     division: Division,
     *,
+    beta: float = 1.0,
+    end_token: int | None = None,
     device: torch.device | str,
     reduce: Reduce = lambda tensor: tensor,
     context: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """`accuracy`: share of pairs with log p(chosen) > log p(rejected), sums over targets, no reference; of a
     ranking, the best and the worst answer.
 
-    With a reference store also `rewards/accuracies`: the share in which the policy moved towards the chosen
-    answer. A tie counts half in both. `pairs` is how many there were.
+    With a reference store also `loss`, the sigmoid loss at `beta` whatever the run's own loss is, and the
+    figures that compare with it; `rewards/accuracies` is the share in which the policy moved towards the
+    chosen answer. A tie counts half in both. `pairs` is how many there were, `<figure>_interval` the 95 %
+    interval of an accuracy. The other figures are those of `tuning.train.health`; every pair counts alike.
+    Where there are several sources each also stands under `<figure>/<source>`.
     """
-    total = torch.zeros(3, dtype=torch.float64, device=device)
+    collected: dict[str, Tensor] = {}
     for micro_batch in micro_batches(examples, division, preference=True):
-        pairs = len(micro_batch.examples)
-        forest = micro_batch.forest.to(device)
+        micro_batch = micro_batch.to(device)
         with context():
-            _, log_probs = model(forest)
-        sums = sequence_sums(log_probs, forest.target_sequence, forest.num_sequences)
-        ends = list(itertools.accumulate(len(example.sequences) for example in micro_batch.examples))
-        firsts, lasts = [0, *ends][: len(ends)], [end - 1 for end in ends]
-        chosen, rejected = sums[firsts], sums[lasts]
-        figures = [
-            torch.tensor(float(pairs), dtype=torch.float64, device=device),
-            wins(chosen, rejected).sum(),
-        ]
-        if store is None:
-            figures.append(torch.zeros_like(figures[0]))
-        else:
-            if isinstance(store, LiveReference):
-                live = store(model, forest)
-                sums = sequence_sums(live, forest.target_sequence, forest.num_sequences)
-                before = [sums[firsts], sums[lasts]]
-            else:
-                before = [store.of(micro_batch.examples, side).to(device) for side in (0, -1)]
-            figures.append(wins(chosen - before[0], rejected - before[1]).sum())
-        total += torch.stack(figures)
-    pairs_seen, right, moved = reduce(total).tolist()
-    result = {"pairs": int(pairs_seen), "accuracy": right / pairs_seen}
-    return result if store is None else {**result, "rewards/accuracies": moved / pairs_seen}
+            _, log_probs = model(micro_batch.forest)
+        reference = None if store is None else _reference(store, model, micro_batch)
+        each = torch.ones_like(micro_batch.pair_weight)
+        columns = preference_columns(
+            micro_batch, log_probs, reference, beta=beta, end_token=end_token, weight=each
+        )
+        columns["pairs"] = each, torch.zeros_like(each)
+        sums = sequence_sums(log_probs, micro_batch.forest.target_sequence, micro_batch.forest.num_sequences)
+        first, last = ends_of(micro_batch)
+        chosen, rejected = sums[first], sums[last]
+        columns["accuracy"] = wins(chosen, rejected), each
+        if store is not None:
+            columns["loss"] = -functional.logsigmoid(columns["rewards/margins"][0]), each
+        for name, pair in totals(columns, micro_batch).items():
+            collected[name] = collected.get(name, 0) + torch.stack(pair).to(torch.float64)
+    flat: list[list[float]] = reduce(torch.stack(list(collected.values()))).tolist()
+    sums_of = dict(zip(collected, flat, strict=True))
+    figures: dict[str, Any] = {name: int(total) for name, (total, _) in sums_of.items() if _is(name, "pairs")}
+    for name, (total, count) in sums_of.items():
+        if count:
+            figures[name] = total / count
+    for name, (total, count) in sums_of.items():
+        for accuracy in ("accuracy", "rewards/accuracies"):
+            if count and _is(name, accuracy):
+                key = name.replace(accuracy, f"{accuracy}_interval", 1)
+                figures[key] = wilson_interval(total / count, int(count))
+    return figures
+
+
+def _reference(store: ReferenceStore | LiveReference, model: nn.Module, micro_batch: MicroBatch) -> Tensor:
+    """float64, (sequences,): log p_ref of each."""
+    forest = micro_batch.forest
+    if isinstance(store, LiveReference):
+        return sequence_sums(store(model, forest), forest.target_sequence, forest.num_sequences)
+    return store.sums(micro_batch.examples).to(micro_batch.pair_weight.device)
+
+
+def _is(name: str, figure: str) -> bool:
+    """Whether a name is the figure's, of all sources or of one."""
+    return name == figure or name.startswith(f"{figure}/")
 
 
 def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:

@@ -26,11 +26,15 @@ class Session:
     lr_schedule: str = "cosine"
     warmup_steps: int = 0
     min_learning_rate: float = 0.0
+    hold_steps: int = 0
     share_prefix: bool = True
     log_steps: int = 1
     eval_steps: int | None = None
     save_steps: int | None = None
     keep_checkpoints: int = 2
+    best_by: str | None = None
+    """Name of the evaluation figure whose best step becomes the result; None = the last step does."""
+    stop_after_evaluations: int | None = None
     evaluate: Callable[[nn.Module, Trainer], dict[str, Any]] | None = None
     stop_after: int | None = None
     """Stops as a signal would after this step; for tests and for trying a recipe out."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tuning.forest.batch import ForestBatch
+from tuning.train.health import preference_health
 from tuning.train.live_reference import LiveReference
 from tuning.train.objectives import preference_metrics, sequence_sums
 from tuning.train.preference_losses import (
@@ -72,6 +73,8 @@ class PreferenceObjective:
     weighs_by_policy: bool = False
     """Weighs each pair by how likely the policy is to write its answers: WPO, equation 2 of Zhou et al. 2024
     (arXiv:2406.11827)."""
+    end_token: int | None = None
+    """The id that ends an answer, for the metrics."""
     _prepared: list[Tensor] = field(default_factory=list)
     """Per micro-row, (sequences, 2): the step's loss by each sequence's log-prob, and the sequence's share of
     it."""
@@ -95,7 +98,7 @@ class PreferenceObjective:
         scored = (
             sums if self.ld_alpha == 1 else answers.sums(log_probs * self._shares(forest, answers), forest)
         )
-        reference = self._reference(model, micro_batch, answers)
+        reference, plain_reference = self._reference(model, micro_batch, answers)
         scores = answers.pair_scores(scored, reference, forest)
         beta = micro_batch.pair_beta.nan_to_num(nan=self.beta)
         weight = micro_batch.pair_weight
@@ -119,6 +122,8 @@ class PreferenceObjective:
             metrics = answers.metrics_of_single(scored - reference, beta, micro_batch.pair_weight)
         else:
             metrics = _weighted_metrics(scores, beta, micro_batch.pair_weight)
+            before = plain_reference if self.needs_reference else None
+            metrics |= preference_health(micro_batch, log_probs, before, beta=beta, end_token=self.end_token)
         if self.sft_weight:
             likelihood = -(micro_batch.sft_weight * sums[answers.first]).sum()
             loss = loss + self.sft_weight * likelihood
@@ -142,7 +147,7 @@ class PreferenceObjective:
             _, log_probs = model(micro_batch.forest)
             answers = _Answers(micro_batch.examples, log_probs.device)
             sums = answers.sums(log_probs * self._shares(micro_batch.forest, answers), micro_batch.forest)
-            reference = self._reference(model, micro_batch, answers)
+            reference, _ = self._reference(model, micro_batch, answers)
             beta = micro_batch.pair_beta.nan_to_num(nan=self.beta)
             about = (values[answers.owner] for values in (micro_batch.pair_weight, beta))
             tables.append(torch.stack([sums, reference, *about, answers.role], dim=1))
@@ -180,17 +185,25 @@ class PreferenceObjective:
         accepted = PREFERENCE_LOSSES[name].options
         return {option: value for option, value in self.options.items() if option in accepted}
 
-    def _reference(self, model: nn.Module, micro_batch: MicroBatch, answers: _Answers) -> Tensor:
-        """log p_ref of each answer, float64, (answers,); zeros where no loss asks for it."""
+    def _reference(
+        self, model: nn.Module, micro_batch: MicroBatch, answers: _Answers
+    ) -> tuple[Tensor, Tensor]:
+        """log p_ref of each answer as the loss weighs its targets, and plain; float64, (answers,) each. Zeros
+        where no loss asks for it."""
+        forest = micro_batch.forest
         if isinstance(self.store, LiveReference):
-            log_probs = self.store(model, micro_batch.forest)  # of an empty row too, for sharded models
+            log_probs = self.store(model, forest)  # of an empty row too, for sharded models
         elif self.store is None or not self.needs_reference or not answers.number:
-            return torch.zeros(answers.number, dtype=torch.float64, device=answers.device)
+            nothing = torch.zeros(answers.number, dtype=torch.float64, device=answers.device)
+            return nothing, nothing
         elif self.ld_alpha == 1:
-            return self.store.sums(micro_batch.examples).to(answers.device)
+            sums = self.store.sums(micro_batch.examples).to(answers.device)
+            return sums, sums
         else:
             log_probs = self.store.token_log_probs(micro_batch.examples).to(answers.device)
-        return answers.sums(log_probs * self._shares(micro_batch.forest, answers), micro_batch.forest)
+        return answers.sums(log_probs * self._shares(forest, answers), forest), answers.sums(
+            log_probs, forest
+        )
 
     def _shares(self, forest: ForestBatch, answers: _Answers) -> Tensor:
         """float64, (targets,): 1 up to the length of the pair's shorter answer, `ld_alpha` beyond it."""

@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,8 +22,10 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from tuning.model.adapters import reference_of
-from tuning.records import append_jsonl, read_jsonl, write_jsonl
+from tuning.records import append_jsonl, read_jsonl, write_json, write_jsonl
 from tuning.train import checkpoint, signals
+from tuning.train.alarms import Alarm, Watch, diverged
+from tuning.train.best import Best, best_of
 from tuning.train.live_reference import LiveReference
 from tuning.train.meter import Meter
 from tuning.train.reference import ReferenceStore
@@ -56,6 +59,7 @@ class ChatTrainer(Trainer):
         super().__init__(model=model, args=args)
         self.remove_callback(PrinterCallback)
         self.start_step = 0
+        self._evaluations: list[dict[str, Any]] = []
         self._resume_from, damaged = checkpoint.newest_whole(session.checkpoints)
         self._pending: dict[str, Any] = {}
         if self._resume_from is not None:
@@ -69,6 +73,7 @@ class ChatTrainer(Trainer):
         )
         for line in damaged:
             self.meter.note(f"damaged checkpoint passed over: {line}")
+        self.watch = Watch(session.schedule.num_steps, session.learning_rate)
         self.add_callback(_Resume(self))
 
     @property
@@ -117,6 +122,7 @@ class ChatTrainer(Trainer):
                 num_steps=session.schedule.num_steps,
                 warmup_steps=session.warmup_steps,
                 minimum=session.min_learning_rate / session.learning_rate if session.learning_rate else 0.0,
+                hold_steps=session.hold_steps,
             )
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self._optimizer, factor)
             self._created_lr_scheduler = True
@@ -142,6 +148,7 @@ class ChatTrainer(Trainer):
         total: list[float] = self.accelerator.reduce(flat, reduction="sum").tolist()
         if not math.isfinite(total[0]):
             rows = [example.id for micro_batch in inputs.micro_batches for example in micro_batch.examples]
+            self._ring(diverged(inputs.index + 1, total[0], self.session.learning_rate))
             raise Diverged(
                 f"{self.session.name}: the loss of step {inputs.index + 1} is {total[0]}; no update was made "
                 f"and earlier checkpoints are untouched; rows of this rank: {', '.join(rows[:8])}"
@@ -202,6 +209,8 @@ class ChatTrainer(Trainer):
         if self.is_world_process_zero():
             append_jsonl(session.metrics_file, line)
         self.meter.show(step, line)
+        for alarm in self.watch.see(line):
+            self._ring(alarm)
         if step % session.log_steps == 0 or is_last:
             super().log(
                 {
@@ -212,16 +221,34 @@ class ChatTrainer(Trainer):
             )
         if session.evaluate and (is_last or (session.eval_steps and step % session.eval_steps == 0)):
             self._evaluate_now(step)
+        best = self.best()
+        is_best = best is not None and best.step == step
+        self.control.should_training_stop = has_ended = self._has_stopped_improving(best)
         stops = self._asked_to_stop(step)
         every = session.save_steps or max(1, session.schedule.num_steps // 10)
-        if stops or is_last or step % every == 0:
+        if stops or is_last or is_best or has_ended or step % every == 0:
             self._checkpoint(step)
-        if stops and not is_last:
+        if stops and not is_last and not has_ended:
             self.meter.close()
             raise Interrupted(
                 f"{session.name}: stopped after step {step}/{session.schedule.num_steps}; "
                 "the same command goes on from there"
             )
+
+    def _ring(self, alarm: Alarm) -> None:
+        """Tells of an alarm on the terminal, and writes it to `alarms.jsonl`."""
+        self.meter.note(str(alarm))
+        if self.is_world_process_zero():
+            append_jsonl(self.session.folder / "alarms.jsonl", alarm.as_dict())
+
+    def best(self) -> Best | None:
+        """The best evaluation so far by the session's `best_by`; None without one."""
+        name = self.session.best_by
+        return None if name is None else best_of(self._evaluations, name)
+
+    def _has_stopped_improving(self, best: Best | None) -> bool:
+        patience = self.session.stop_after_evaluations
+        return best is not None and patience is not None and best.since >= patience
 
     def _evaluate_now(self, step: int) -> None:
         assert self.session.evaluate is not None
@@ -230,13 +257,21 @@ class ChatTrainer(Trainer):
         self.policy.train()
         if self.is_world_process_zero():
             append_jsonl(self.session.folder / "evaluation.jsonl", {"step": step, **figures})
-        self.meter.note(
-            f"step={step} " + " ".join(f"{k}={v:.4f}" for k, v in figures.items() if isinstance(v, float))
-        )
+        self._evaluations.append({"step": step, **figures})
+        shown = {
+            name: value
+            for name, value in figures.items()
+            if isinstance(value, float)
+            and (
+                name.split("/")[0] in ("loss", "accuracy")
+                or name in ("rewards/accuracies", self.session.best_by)
+            )
+        }
+        self.meter.note(f"step={step} " + " ".join(f"{name}={value:.4f}" for name, value in shown.items()))
         super().log({f"eval_{name}": value for name, value in figures.items() if isinstance(value, float)})
 
     def _checkpoint(self, step: int) -> None:
-        states = gather_object([checkpoint.random_state()])
+        states, best = gather_object([checkpoint.random_state()]), self.best()
         if self.is_world_process_zero():
             checkpoint.save(
                 self.session.checkpoints,
@@ -246,6 +281,7 @@ class ChatTrainer(Trainer):
                 scheduler=self.lr_scheduler,
                 random_states=states,
                 keep=self.session.keep_checkpoints,
+                keep_step=None if best is None else best.step,
             )
         self.accelerator.wait_for_everyone()
 
@@ -295,27 +331,67 @@ class ChatTrainer(Trainer):
             )
 
     def run(self) -> None:
-        """Trains to the end of the schedule, or raises `Interrupted` after a checkpoint."""
+        """Trains to the end of the schedule, or raises `Interrupted` after a checkpoint.
+
+        The model is then that of the last step, or of the best evaluation if the session says by what.
+        """
         if self._resume_from is not None:
             checkpoint.load_weights(self._resume_from, self.policy)
             self.meter.note(f"resumes after step {self.start_step}/{self.session.schedule.num_steps}")
-        self._cut_metrics()
+        self._take_up_lines()
+        best = self.best()
+        if best is not None:
+            self._checkpoint_of(best)
         self.meter.start()
         with signals.stop_signals():
             try:
-                if self.start_step < self.session.schedule.num_steps:
+                has_ended = self._has_stopped_improving(best)
+                if self.start_step < self.session.schedule.num_steps and not has_ended:
                     self.train()
             finally:
                 self.meter.close()
+        self._take_best()
 
-    def _cut_metrics(self) -> None:
-        """Drops lines of steps that the checkpoint does not hold: they will be computed again."""
-        if not self.is_world_process_zero():
+    def _take_best(self) -> None:
+        """Puts the weights of the best evaluation into the model, and says so in `best.json`."""
+        best = self.best()
+        if best is None:
             return
-        for name in ("metrics.jsonl", "evaluation.jsonl"):
+        if self._has_stopped_improving(best):
+            self.meter.note(f"no better {best.name} in {best.since} evaluations: stopped early")
+        self.meter.note(f"the best {best.name} is {best.figure:.4f}, of step {best.step}: that is the result")
+        checkpoint.load_weights(self._checkpoint_of(best), self.accelerator.unwrap_model(self.policy))
+        if self.is_world_process_zero():
+            write_json(self.session.folder / "best.json", best.as_dict())
+
+    def _checkpoint_of(self, best: Best) -> Path:
+        path = checkpoint.path_of(self.session.checkpoints, best.step)
+        problem = checkpoint.damage(path)
+        if problem is not None:
+            raise RuntimeError(
+                f"{path}, the checkpoint of the best {best.name}, cannot be used: {problem}; remove "
+                f"{self.session.checkpoints} to train this stage anew"
+            )
+        return path
+
+    def _take_up_lines(self) -> None:
+        """Drops lines of steps that the checkpoint does not hold, since they will be computed again.
+
+        The watch sees the others once more; what it rings for stands in the alarms kept.
+        """
+        kept: dict[str, list[dict[str, Any]]] = {}
+        for name in ("metrics.jsonl", "evaluation.jsonl", "alarms.jsonl"):
             path = self.session.folder / name
-            if path.is_file():
-                write_jsonl(path, [line for line in read_jsonl(path) if line["step"] <= self.start_step])
+            lines = list(read_jsonl(path)) if path.is_file() else []
+            kept[name] = [line for line in lines if line["step"] <= self.start_step]
+        self.accelerator.wait_for_everyone()  # every rank has read what the first is about to write anew
+        if self.is_world_process_zero():
+            for name, lines in kept.items():
+                if (self.session.folder / name).is_file():
+                    write_jsonl(self.session.folder / name, lines)
+        for line in kept["metrics.jsonl"]:
+            self.watch.see(line)
+        self._evaluations = kept["evaluation.jsonl"]
 
 
 class _Resume(TrainerCallback):
