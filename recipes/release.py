@@ -17,7 +17,7 @@ from transformers import GenerationConfig
 
 from tuning.card import model_card
 from tuning.chat import ChatError, encode
-from tuning.config import Recipe
+from tuning.config import CHAT_STAGES, Recipe
 from tuning.mixture import built_rows
 from tuning.model.loading import load_model, refuse_pickles, save_model
 from tuning.records import write_text
@@ -66,7 +66,7 @@ def release(
         languages=config.language or languages,
         use=recipe.use,
         manifests=manifests,
-        stages={stage: records[stage] for stage in ("sft", "dpo") if stage in records},
+        stages={stage: records[stage] for stage in CHAT_STAGES if stage in records},
         recipe_yaml=recipe_yaml,
         figures=records.get("evaluate", {}).get("figures", {}),
         template=recipe.template,

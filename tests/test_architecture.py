@@ -64,6 +64,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "tuning.evaluate": {*LIBRARY, *BESIDE},
     "tuning.stage": {*LIBRARY, "tuning.mixture", "tuning.shares", "torch", "transformers", "peft"},
+    "tuning.rewards": set(),
+    "tuning.prompts": {
+        *("tuning.chat", "tuning.forest", "tuning.mixture", "tuning.records", "tuning.schema"),
+        *("tuning.shares", "tuning.train", "transformers", "numpy"),
+    },
+    "tuning.reward_functions": {
+        *("tuning.chat", "tuning.config", "tuning.evaluate", "tuning.model", "tuning.prompts"),
+        *("tuning.rewards", "tuning.schema", "torch", "transformers"),
+    },
+    "tuning.borrowed_stage": {
+        *("tuning.config", "tuning.model", "tuning.stage", "tuning.train"),
+        *("torch", "transformers", "peft"),
+    },
     "tuning.talk": {"tuning.chat", "tuning.model", "torch", "transformers"},
     "tuning.pairs": {
         *("data_builders", "tuning.chat", "tuning.model", "tuning.records", "tuning.schema"),
@@ -103,6 +116,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         *LIBRARY,
         *BESIDE,
         *(f"tuning.{name}" for name in ("mixture", "shares", "stage", "evaluate", "release", "card")),
+        *(f"tuning.{name}" for name in ("borrowed_stage", "prompts", "reward_functions")),
+        *("datasets", "trl"),
     },
 }
 """A room -> what it may import besides the standard library and itself. The longest name that fits counts."""

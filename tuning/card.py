@@ -92,7 +92,7 @@ def model_card(
             lines.append(
                 f"| {source} | {counts['rows_in']} | {counts['rows_kept']} | {dropped} | "
                 f"{counts['train_rows']} | {counts['dev_rows']} | {counts['weight']:g} | "
-                f"{counts['target_tokens']} |"
+                f"{counts.get('target_tokens', '-')} |"  # a prompt has none
             )
         lines.append("")
     lines += ["## Licences and attribution", "", *_licences(terms, manifests, is_our_base=is_our_base)]

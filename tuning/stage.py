@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,17 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
 
 from tuning.chat import ChatError, EncodedSequence, Template, encode_many, load_template, prove
-from tuning.config import DPOConfig, MixEntry, Recipe, SFTConfig, TrainConfig
+from tuning.config import (
+    PREFERENCE_STAGES,
+    TRAINED_STAGES,
+    DPOConfig,
+    MixEntry,
+    Recipe,
+    RewardConfig,
+    SFTConfig,
+    StageConfig,
+    TrainConfig,
+)
 from tuning.mixture import Mixture, MixtureError, built_rows, mix
 from tuning.model import adapters, loading, tiny
 from tuning.model.head import TargetModel
@@ -43,6 +53,8 @@ class Paths:
     folder: Path
     """The stage's own folder."""
     cache: Path
+    models: Mapping[str, str] = field(default_factory=dict)
+    """Folders of the models that earlier stages made, by stage."""
 
 
 def open_tokenizer(recipe: Recipe, start: str) -> tuple[PreTrainedTokenizerBase, Template]:
@@ -73,10 +85,17 @@ def preview_sequences(
     recipe: Recipe, paths: Paths, tokenizer: PreTrainedTokenizerBase, template: Template
 ) -> list[EncodedSequence]:
     """Every row that the recipe trains on or holds out, encoded; rows that the template refuses are left
-    out."""
-    rows = [
-        row for sources in rows_by_stage(recipe, paths).values() for rows in sources.values() for row in rows
-    ]
+    out.
+
+    Of what grpo mixes only the prompts are read, so nothing of it is shown.
+    """
+    by_source = {
+        name: rows
+        for stage, sources in rows_by_stage(recipe, paths).items()
+        for name, rows in sources.items()
+        if stage != "grpo"
+    }
+    rows = [row for rows in by_source.values() for row in rows]
     results = encode_many(rows, tokenizer, template)
     return [sequence for result in results if not isinstance(result, ChatError) for sequence in result]
 
@@ -141,7 +160,7 @@ def load_policy(recipe: Recipe, config: TrainConfig, start: str) -> TargetModel:
     )
 
 
-def shares(config: TrainConfig) -> dict[str, Share]:
+def shares(config: StageConfig) -> dict[str, Share]:
     """What each source gives to a stage; a mix entry's own `dev_rows` is taken at its word."""
 
     def share(entry: MixEntry) -> Share:
@@ -166,17 +185,17 @@ def rows_by_stage(recipe: Recipe, paths: Paths) -> dict[str, dict[str, list[Row]
     """Per training stage of the recipe, the built rows of each source that it mixes."""
     return {
         stage: {
-            name: built_rows(paths.datasets[name], preference=stage == "dpo", stage=stage)
+            name: built_rows(paths.datasets[name], preference=stage in PREFERENCE_STAGES, stage=stage)
             for name in getattr(recipe, stage).mix
         }
-        for stage in ("sft", "dpo")
+        for stage in TRAINED_STAGES
         if getattr(recipe, stage) is not None
     }
 
 
 def open_mixture(
     recipe: Recipe,
-    config: SFTConfig | DPOConfig,
+    config: SFTConfig | DPOConfig | RewardConfig,
     paths: Paths,
     tokenizer: PreTrainedTokenizerBase,
     template: Template,
@@ -189,13 +208,13 @@ def open_mixture(
         shares(config),
         tokenizer,
         template,
-        preference=stage == "dpo",
+        preference=stage in PREFERENCE_STAGES,
         stage=stage,
         max_length=config.max_length,
         too_long=config.too_long,
         seed=recipe.seed,
         cache=paths.cache / "encoded",
-        legacy=config.legacy,
+        legacy=None if isinstance(config, RewardConfig) else config.legacy,
         weigh_by=config.weigh_by,
         takes_rankings=isinstance(config, DPOConfig) and RANKED in loss_terms(config),
         takes_single=isinstance(config, DPOConfig) and SINGLE in loss_terms(config),
@@ -331,19 +350,24 @@ def trainer_arguments(recipe: Recipe, config: TrainConfig, session: Session) -> 
         session.folder,
         precision=loading.compute_dtype(recipe.precision),
         num_steps=session.schedule.num_steps,
-        settings={
-            "seed": recipe.seed,
-            "learning_rate": config.learning_rate,
-            "weight_decay": config.weight_decay,
-            "adam_beta1": config.adam_beta1,
-            "adam_beta2": config.adam_beta2,
-            "adam_epsilon": config.adam_epsilon,
-            "max_grad_norm": config.max_grad_norm or math.inf,
-            "report_to": config.report_to,
-            "run_name": f"{recipe.name}-{session.name}",
-            **config.trainer,
-        },
+        settings=optimizer_settings(recipe, config, session.name),
     )
+
+
+def optimizer_settings(recipe: Recipe, config: StageConfig, name: str) -> dict[str, Any]:
+    """What every stage tells its trainer of seed, optimizer and trackers, then what `trainer:` adds."""
+    return {
+        "seed": recipe.seed,
+        "learning_rate": config.learning_rate,
+        "weight_decay": config.weight_decay,
+        "adam_beta1": config.adam_beta1,
+        "adam_beta2": config.adam_beta2,
+        "adam_epsilon": config.adam_epsilon,
+        "max_grad_norm": config.max_grad_norm or math.inf,
+        "report_to": config.report_to,
+        "run_name": f"{recipe.name}-{name}",
+        **config.trainer,
+    }
 
 
 def save_stage(

@@ -651,7 +651,7 @@ def test_one_wrong_line_at_the_top_gives_one_message(folder: Path, line: str, ke
         ("lora: {}", "sft.lora.rank", "is missing"),
         ("lora: true", "sft.lora", "a mapping with rank, alpha"),
         ("lora: {rank: 8, quantize: nf8}", "sft.lora.quantize", "did you mean nf4?"),
-        ("batch_pairs: 8", "sft.batch_pairs", "did you mean dpo.batch_pairs?"),
+        ("batch_pairs: 8", "sft.batch_pairs", "did you mean dpo.batch_pairs or reward.batch_pairs?"),
         ("seed: 8", "sft.seed", "did you mean seed?"),
         ("mixx: {}", "sft.mixx", "did you mean mix?"),
         ("qqqq: 1", "sft.qqqq", "settings here: mix, weigh_by"),

@@ -7,18 +7,23 @@ name.
 the other files are its steps.
 """
 
+from tuning.config.checks import CHAT_STAGES, PREFERENCE_STAGES, TRAINED_STAGES
 from tuning.config.recipe import (
     DPOConfig,
     EvaluateConfig,
+    GRPOConfig,
     LoraConfig,
     MixEntry,
     Problem,
     Recipe,
     RecipeError,
     ReleaseConfig,
+    RewardConfig,
+    RuleConfig,
     ScreeningConfig,
     SFTConfig,
     SourceConfig,
+    StageConfig,
     TermsConfig,
     TinyConfig,
     TrainConfig,
@@ -27,17 +32,24 @@ from tuning.config.recipe import (
 )
 
 __all__ = [
+    "CHAT_STAGES",
+    "PREFERENCE_STAGES",
+    "TRAINED_STAGES",
     "DPOConfig",
     "EvaluateConfig",
+    "GRPOConfig",
     "LoraConfig",
     "MixEntry",
     "Problem",
     "Recipe",
     "RecipeError",
     "ReleaseConfig",
+    "RewardConfig",
+    "RuleConfig",
     "SFTConfig",
     "ScreeningConfig",
     "SourceConfig",
+    "StageConfig",
     "TermsConfig",
     "TinyConfig",
     "TrainConfig",

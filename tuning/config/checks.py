@@ -14,11 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from tuning.config.errors import Place, Problem, brief, nearest, problem
-from tuning.config.trainer_keys import OWNED, REFUSED, trainer_arguments
+from tuning.config.trainer_keys import keys_of
 from tuning.config.walk import join
 
 TRAIN_STAGES = ("sft", "dpo")
-STAGES = (*TRAIN_STAGES, "evaluate", "release")
+"""Stages that our own trainer runs."""
+BORROWED_STAGES = ("reward", "grpo")
+"""Stages that TRL's trainers run."""
+TRAINED_STAGES = (*TRAIN_STAGES, *BORROWED_STAGES)
+"""Stages that mix sources and train a model, in the order in which they run."""
+CHAT_STAGES = ("sft", "dpo", "grpo")
+"""Those that make a chat model, which can be evaluated and released."""
+PREFERENCE_STAGES = ("dpo", "reward")
+"""Those that mix pairs; the others mix conversations."""
+STAGES = (*TRAINED_STAGES, "evaluate", "release")
 
 REFERABLE = ("name", "base", "template", "seed", "use", "output", "data_root", "tokenizer", "precision")
 """Settings that `${...}` may stand for."""
@@ -81,7 +90,7 @@ def check_recipe(draft: Draft, templates: Collection[str] | None, builders: Coll
     check_checkpoint(draft, "tokenizer", [])
     check_tiny(draft)
     check_template(draft, installed_templates() if templates is None else templates)
-    for stage in TRAIN_STAGES:
+    for stage in TRAINED_STAGES:
         check_schedule(draft, stage)
         check_trainer(draft, stage)
     check_made(draft)
@@ -145,15 +154,19 @@ def check_run(draft: Draft) -> None:
         draft.add("", f"the recipe has nothing to do; it needs at least one of {', '.join(STAGES)}")
 
 
-def check_checkpoint(draft: Draft, key: str, names: list[str]) -> None:
-    """A checkpoint is one of `names`, an existing folder (which becomes absolute), or a hub id."""
-    value = draft.values.get(key)
+def check_checkpoint(draft: Draft, key: str, names: list[str], within: dict[str, Any] | None = None) -> None:
+    """A checkpoint is one of `names`, an existing folder (which becomes absolute), or a hub id.
+
+    `within` is the mapping that holds it, where that is not the recipe itself.
+    """
+    values, name = draft.values if within is None else within, key.rpartition(".")[2]
+    value = values.get(name)
     if not isinstance(value, str) or value in names or not draft.is_clean(key):
         return
     paths = [draft.path(key, value), absolute("", value)]
     folder = next((path for path in paths if path.is_dir()), None)
     if folder is not None:
-        draft.values[key] = str(folder)
+        values[name] = str(folder)
     elif value.startswith(("/", ".", "~")) or not HUB_ID.fullmatch(value):
         known = ", ".join([*names, "an existing folder", "a hub id such as llm-jp/llm-jp-3-150m"])
         meant = nearest(value, names) or neighbour(paths[0], value)
@@ -210,42 +223,39 @@ def check_schedule(draft: Draft, stage: str) -> None:
 
 
 def check_trainer(draft: Draft, stage: str) -> None:
-    """`trainer:` holds arguments of the installed transformers, and none that the recipe answers itself."""
+    """`trainer:` holds arguments of the installed trainer, and none that the recipe answers itself."""
+    keys = keys_of(stage)
     for name in draft.section(f"{stage}.trainer"):
-        key, known = f"{stage}.trainer.{name}", trainer_arguments()
-        if name in OWNED:
-            owner = OWNED[name].format(stage=stage, batch="batch_rows" if stage == "sft" else "batch_pairs")
-            draft.add(key, f"{key} belongs to the recipe itself", owner)
-        elif name in REFUSED:
-            draft.add(key, f"{key} cannot be given: {REFUSED[name]}")
+        key, known = f"{stage}.trainer.{name}", keys.known
+        if name in keys.owned:
+            draft.add(key, f"{key} belongs to the recipe itself", keys.owned[name])
+        elif name in keys.refused:
+            draft.add(key, f"{key} cannot be given: {keys.refused[name]}")
         elif known is not None and name not in known:
-            message = f"{key} is not an argument of transformers.TrainingArguments"
-            draft.add(key, message, nearest(name, known))
+            draft.add(key, f"{key} is not an argument of {keys.arguments}", nearest(name, known))
 
 
 def check_made(draft: Draft) -> None:
     """The models that are compared and released are made by this recipe."""
-    made = [stage for stage in TRAIN_STAGES if draft.has(stage)]
+    made = [stage for stage in CHAT_STAGES if draft.has(stage)]
     for index, stage in enumerate(draft.section("evaluate").get("stages") or []):
-        if stage in TRAIN_STAGES and stage not in made:
+        if stage in CHAT_STAGES and stage not in made:
             key = f"evaluate.stages[{index}]"
             draft.add(key, f"{key}: saw {stage}; this recipe makes {', '.join(['base', *made])}")
-    released = draft.section("release").get("from")
+    released, none = draft.section("release").get("from"), f"neither {' nor '.join(CHAT_STAGES)}"
     if released is not None and released not in made:
-        message = (
-            f"release.from: saw {released}; this recipe makes {', '.join(made) or 'neither sft nor dpo'}"
-        )
+        message = f"release.from: saw {released}; this recipe makes {', '.join(made) or none}"
         draft.add("release.from", message)
     elif draft.has("release") and not made:
-        draft.add(
-            "release", "release: this recipe makes neither sft nor dpo, so there is nothing new to release"
-        )
+        draft.add("release", f"release: this recipe makes {none}, so there is nothing new to release")
 
 
 def check_sources(draft: Draft) -> None:
     """Every source that is used is defined; one that is defined and not used is worth a warning."""
     sources = draft.section("data")
-    uses = [(f"{stage}.mix.{name}", name) for stage in TRAIN_STAGES for name in draft.section(f"{stage}.mix")]
+    uses = [
+        (f"{stage}.mix.{name}", name) for stage in TRAINED_STAGES for name in draft.section(f"{stage}.mix")
+    ]
     questions = enumerate(draft.section("evaluate").get("questions") or [])
     uses += [(f"evaluate.questions[{index}]", name) for index, name in questions if isinstance(name, str)]
     safety = enumerate(draft.section("screening").get("safety") or [])
@@ -256,11 +266,11 @@ def check_sources(draft: Draft) -> None:
         listed = [f"{source} ({draft.place(f'data.{source}')})" for source in ([meant] if meant else sources)]
         known = f"data defines {', '.join(listed)}" if listed else "data defines none"
         draft.add(key, f"{key}: there is no source {name!r}; {known}", meant)
-    for stage in TRAIN_STAGES:
+    for stage in TRAINED_STAGES:
         if draft.section(stage).get("mix") == {} and draft.is_clean(f"{stage}.mix"):
             draft.add(f"{stage}.mix", f"{stage}.mix is empty; accepted: at least one source of data")
     used = {name for _, name in uses}
-    for name in sources if any(draft.has(stage) for stage in TRAIN_STAGES) else ():
+    for name in sources if any(draft.has(stage) for stage in TRAINED_STAGES) else ():
         if name not in used:
             draft.warn(f"data.{name}", f"data.{name} is defined, but no stage uses it")
 

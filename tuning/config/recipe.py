@@ -16,11 +16,12 @@ from typing import Any, cast
 
 from omegaconf import OmegaConf
 
-from tuning.config.checks import Draft, check_recipe
+from tuning.config.checks import CHAT_STAGES, Draft, check_recipe
 from tuning.config.course import check_course
 from tuning.config.errors import Problem, RecipeError, in_order
 from tuning.config.files import read_layers, shipped_recipes
 from tuning.config.losses import DIVERGENCES, LOSSES, check_loss
+from tuning.config.methods import check_methods
 from tuning.config.screening import check_screening
 from tuning.config.types import REQUIRED, fill_in_defaults, setting, settings_of
 from tuning.config.walk import missing_settings
@@ -28,15 +29,19 @@ from tuning.config.walk import missing_settings
 __all__ = [
     "DPOConfig",
     "EvaluateConfig",
+    "GRPOConfig",
     "LoraConfig",
     "MixEntry",
     "Problem",
     "Recipe",
     "RecipeError",
     "ReleaseConfig",
+    "RewardConfig",
+    "RuleConfig",
     "SFTConfig",
     "ScreeningConfig",
     "SourceConfig",
+    "StageConfig",
     "TermsConfig",
     "TinyConfig",
     "TrainConfig",
@@ -47,7 +52,9 @@ __all__ = [
 LEGACY_SFT = ("llm-jp-v1.1", "llm-jp-instruct3", "llm-jp-ft2026", "llm-jp-instruct4")
 LEGACY_DPO = ("llm-jp-dpo-v1.1", "llm-jp-instruct3")
 """Published tokenisations, as `tuning.chat.legacy` names them."""
-STAGES = ("base", "sft", "dpo")
+RULES = ("length", "stops", "exact", "regex", "model")
+"""What GRPO can reward: `tuning.rewards` and a reward model."""
+STAGES = ("base", *CHAT_STAGES)
 """Models that an evaluation can compare."""
 
 
@@ -138,8 +145,8 @@ class LoraConfig:
 
 
 @dataclass(kw_only=True)
-class TrainConfig:
-    """What SFT and DPO share."""
+class StageConfig:
+    """What every training stage shares."""
 
     mix: dict[str, MixEntry] = setting(REQUIRED, "sources of this stage, by their names under data")
     weigh_by: str = setting(
@@ -153,9 +160,6 @@ class TrainConfig:
         "drop",
         "what happens to a row over max_length: dropped and counted, or an error",
         choices=("drop", "error"),
-    )
-    tokens_per_device: int = setting(
-        16384, "tokens in one micro-step of one device; memory, not meaning", minimum=1
     )
     epochs: float | None = setting(
         None, "passes over the mixture; 1 when max_steps is not given either", above=0
@@ -178,7 +182,6 @@ class TrainConfig:
     adam_beta2: float = setting(0.999, "AdamW's decay of the mean squared gradient", minimum=0, below=1)
     adam_epsilon: float = setting(1e-8, "AdamW's term against division by zero", above=0)
     max_grad_norm: float = setting(1.0, "gradients are clipped to this norm; 0 = no clipping", minimum=0)
-    share_prefix: bool = setting(True, "rows of a group compute their common beginning once")
     gradient_checkpointing: bool = setting(
         False, "recompute activations in the backward pass: less memory, more time"
     )
@@ -209,6 +212,16 @@ class TrainConfig:
             raise ValueError("epochs and max_steps both say when to stop; give one")
         if self.epochs is None and self.max_steps is None:
             self.epochs = 1.0
+
+
+@dataclass(kw_only=True)
+class TrainConfig(StageConfig):
+    """What SFT and DPO share: they train on packed trees."""
+
+    tokens_per_device: int = setting(
+        16384, "tokens in one micro-step of one device; memory, not meaning", minimum=1
+    )
+    share_prefix: bool = setting(True, "rows of a group compute their common beginning once")
 
 
 @dataclass(kw_only=True)
@@ -275,6 +288,55 @@ class DPOConfig(TrainConfig):
     )
 
 
+@dataclass(kw_only=True)
+class RewardConfig(StageConfig):
+    """A reward model, by TRL's trainer: one number for a conversation, larger for the preferred answer."""
+
+    batch_pairs: int = setting(64, "pairs in one optimizer step, over all devices", minimum=1)
+    pairs_per_device: int = setting(
+        8, "pairs in one forward pass of one device; memory, not meaning", minimum=1
+    )
+
+
+@dataclass(kw_only=True)
+class RuleConfig:
+    """One reward of GRPO: a number for an answer, added to the others by its weight."""
+
+    rule: str = setting(
+        REQUIRED, "what is rewarded; see tuning/rewards.py, model = a reward model's number", choices=RULES
+    )
+    weight: float = setting(1.0, "factor of this reward in the sum; below 0 = a penalty")
+    min_tokens: int | None = setting(
+        None, "length: tokens of the shortest answer with full reward", minimum=1
+    )
+    max_tokens: int | None = setting(None, "length: tokens of the longest answer with full reward", minimum=1)
+    pattern: str | None = setting(None, "regex: Python's expression that is searched for in the answer")
+    model: str | None = setting(
+        None, "model: a reward model's folder or hub id; null = what this recipe's reward stage makes"
+    )
+
+
+@dataclass(kw_only=True)
+class GRPOConfig(StageConfig):
+    """Reinforcement learning on the model's own answers, by TRL's trainer (GRPO)."""
+
+    rewards: dict[str, RuleConfig] = setting(REQUIRED, "what answers are rewarded for, under names of yours")
+    weigh_by: str = setting(
+        "passes",
+        "what a weight counts: passes over the source, or shares of the epoch's rows",
+        choices=("passes", "rows"),
+    )
+    batch_prompts: int = setting(16, "prompts in one optimizer step, over all devices", minimum=1)
+    num_generations: int = setting(8, "answers to each prompt, which are compared with each other", minimum=2)
+    answers_per_device: int = setting(8, "answers in one forward pass of one device", minimum=1)
+    max_new_tokens: int = setting(
+        256, "tokens that an answer may have; max_length holds prompt and answer", minimum=1
+    )
+    temperature: float = setting(1.0, "of the sampling: above 1 more random, below 1 less", above=0)
+    beta: float = setting(0.0, "weight of the KL term that pulls towards the start; 0 = none", minimum=0)
+    num_iterations: int = setting(1, "optimizer steps on the same answers", minimum=1)
+
+
 POLICIES = ("drop", "flag", "ignore")
 """What is done with a row that screening finds something in; not `off`, which YAML takes for false."""
 
@@ -318,7 +380,9 @@ class EvaluateConfig:
 class ReleaseConfig:
     """The folder that others load."""
 
-    from_: str | None = setting(None, "stage that is released; null = the last", choices=("sft", "dpo"))
+    from_: str | None = setting(
+        None, "stage that is released; null = the last that makes a chat model", choices=CHAT_STAGES
+    )
     dtype: str = setting(
         "auto", "type of the weights; auto = as trained", choices=("auto", "bfloat16", "float32")
     )
@@ -378,6 +442,8 @@ class Recipe:
     )
     sft: SFTConfig | None = setting(None, "supervised fine-tuning; null = skipped")
     dpo: DPOConfig | None = setting(None, "preference optimisation; null = skipped")
+    reward: RewardConfig | None = setting(None, "reward model, by TRL's trainer; null = skipped")
+    grpo: GRPOConfig | None = setting(None, "GRPO, by TRL's trainer; null = skipped")
     evaluate: EvaluateConfig | None = setting(None, "measurements before and after; null = skipped")
     release: ReleaseConfig | None = setting(None, "the folder that others load; null = skipped")
     tiny: TinyConfig | None = setting(None, "size of the model that `base: tiny` builds")
@@ -421,6 +487,7 @@ def load_recipe(
     check_screening(draft)
     check_loss(draft)
     check_course(draft)
+    check_methods(draft)
     if problems:
         raise RecipeError(in_order(problems, files))
     recipe = _typed(draft.values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from tuning.config.checks import TRAIN_STAGES, Draft, checked_input
+from tuning.config.checks import TRAINED_STAGES, Draft, checked_input
 from tuning.config.errors import brief, nearest
 
 
@@ -25,6 +25,6 @@ def check_screening(draft: Draft) -> None:
         elif draft.is_clean(key) and policy not in findings.POLICIES:
             message = f"{key}: saw {brief(policy)}; accepted: one of {', '.join(findings.POLICIES)}"
             draft.add(key, message, nearest(str(policy), findings.POLICIES))
-    has_mix = any(draft.section(f"{stage}.mix") for stage in TRAIN_STAGES)
-    if draft.has("screening") and not has_mix and all(map(draft.is_clean, TRAIN_STAGES)):
+    has_mix = any(draft.section(f"{stage}.mix") for stage in TRAINED_STAGES)
+    if draft.has("screening") and not has_mix and all(map(draft.is_clean, TRAINED_STAGES)):
         draft.add("screening", "screening: no stage mixes a source, so there is nothing to screen")

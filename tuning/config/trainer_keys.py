@@ -1,4 +1,4 @@
-"""What `trainer:` may hold: arguments of transformers that the recipe does not answer itself."""
+"""What `trainer:` may hold: arguments of transformers or TRL that the recipe does not answer itself."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import functools
 import importlib.util
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 OWNED: Mapping[str, str] = {
@@ -76,16 +77,101 @@ REFUSED: Mapping[str, str] = {name: reason for names, reason in _REASONS.items()
 """Arguments that a recipe may not give, with the reason."""
 
 
+_BATCHES: Mapping[str, Mapping[str, str]] = {
+    "reward": {
+        "per_device_train_batch_size": "reward.pairs_per_device",
+        "per_device_eval_batch_size": "reward.pairs_per_device",
+        "gradient_accumulation_steps": "reward.batch_pairs",
+    },
+    "grpo": {
+        "per_device_train_batch_size": "grpo.answers_per_device",
+        "per_device_eval_batch_size": "grpo.answers_per_device",
+        "gradient_accumulation_steps": "grpo.batch_prompts",
+        "generation_batch_size": "grpo.batch_prompts",
+        "steps_per_generation": "grpo.batch_prompts",
+        "num_generations": "grpo.num_generations",
+        "max_completion_length": "grpo.max_new_tokens",
+        "temperature": "grpo.temperature",
+        "beta": "grpo.beta",
+        "num_iterations": "grpo.num_iterations",
+        "reward_weights": "grpo.rewards",
+    },
+}
+"""Arguments of TRL's trainers that are settings of their stages; those of dpo's losses are not."""
+
+_BORROWED_REASONS: Mapping[str, str] = {
+    "model_init_kwargs trust_remote_code chat_template_path chat_template_kwargs eos_token pad_token": (
+        "base, tokenizer and template of the recipe decide"
+    ),
+    "train_sampling_strategy length_column_name dataloader_drop_last shuffle_dataset": (
+        "the rows of a step follow from seed and mix alone"
+    ),
+    "remove_unused_columns label_names dataset_num_proc": "the rows come encoded",
+    "eval_on_start num_generations_eval load_best_model_at_end metric_for_best_model greater_is_better": (
+        "held-out rows are evaluated by the recipe, at eval_steps and at the end"
+    ),
+    "log_completions_hub_repo": "nothing is pushed to a hub",
+}
+_BORROWED_REFUSED: Mapping[str, str] = {
+    **{
+        name: reason
+        for name, reason in REFUSED.items()
+        if name.startswith(("push_", "hub_", "do_", "local_"))
+    },
+    **{
+        name: REFUSED[name] for name in ("resume_from_checkpoint", "ignore_data_skip", "auto_find_batch_size")
+    },
+    **{name: reason for names, reason in _BORROWED_REASONS.items() for name in names.split()},
+}
+
+
+@dataclass(frozen=True)
+class TrainerKeys:
+    """What `trainer:` of one stage may hold."""
+
+    arguments: str
+    """The class whose fields they are."""
+    known: frozenset[str] | None
+    """Its fields; None where it is not installed."""
+    owned: Mapping[str, str]
+    """Arguments that are settings of the recipe, with the setting."""
+    refused: Mapping[str, str]
+    """Arguments that cannot be given, with the reason."""
+
+
+def keys_of(stage: str) -> TrainerKeys:
+    """What `trainer:` of a stage may hold: of transformers for sft and dpo, of TRL for reward and grpo."""
+    if stage not in _BATCHES:
+        batch = "batch_rows" if stage == "sft" else "batch_pairs"
+        owned = {name: owner.format(stage=stage, batch=batch) for name, owner in OWNED.items()}
+        return TrainerKeys("transformers.TrainingArguments", trainer_arguments(), owned, REFUSED)
+    owners = {name: owner for name, owner in OWNED.items() if not owner.startswith("dpo.")}
+    owned = {name: owner.format(stage=stage, batch="") for name, owner in owners.items()}
+    owned.update(_BATCHES[stage])
+    name = {"reward": "RewardConfig", "grpo": "GRPOConfig"}[stage]
+    return TrainerKeys(f"trl.{name}", borrowed_arguments(stage, name), owned, _BORROWED_REFUSED)
+
+
+@functools.cache
+def borrowed_arguments(stage: str, name: str) -> frozenset[str] | None:
+    """Fields of the installed TRL's class, those that it inherits among them; None without TRL."""
+    above, own = trainer_arguments(), _fields("trl", f"trainer/{stage}_config.py", name)
+    return above | own if above is not None and own is not None else None
+
+
 @functools.cache
 def trainer_arguments() -> frozenset[str] | None:
-    """Fields of the installed TrainingArguments, read without importing transformers; None without it."""
-    spec = importlib.util.find_spec("transformers")
-    path = Path(spec.origin).parent / "training_args.py" if spec and spec.origin else None
+    """Fields of the installed TrainingArguments; None without transformers."""
+    return _fields("transformers", "training_args.py", "TrainingArguments")
+
+
+def _fields(package: str, file: str, name: str) -> frozenset[str] | None:
+    """Fields of a class in an installed package, read without importing it."""
+    spec = importlib.util.find_spec(package)
+    path = Path(spec.origin).parent / file if spec and spec.origin else None
     if path is None or not path.is_file():
         return None
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    classes = [
-        node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "TrainingArguments"
-    ]
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
     fields = [item.target for node in classes for item in node.body if isinstance(item, ast.AnnAssign)]
     return frozenset(target.id for target in fields if isinstance(target, ast.Name)) or None

@@ -56,11 +56,12 @@ def greedy_answers(
             suppress_tokens=beyond,
         )
         for row, index in enumerate(batch):
-            answers[index] = _answer(output[row, longest:].tolist(), tokenizer, end)
+            answers[index] = answer_of(output[row, longest:].tolist(), tokenizer, end)
     return [answers[index] for index in range(len(prompts))]
 
 
-def _answer(ids: list[int], tokenizer: PreTrainedTokenizerBase, end: int) -> Answer:
+def answer_of(ids: list[int], tokenizer: PreTrainedTokenizerBase, end: int) -> Answer:
+    """What the generated ids say, up to the first end-of-turn token."""
     stopped = end in ids
     ids = ids[: ids.index(end)] if stopped else ids
     return Answer(str(tokenizer.decode(ids, skip_special_tokens=False)).strip(), stopped, len(ids))

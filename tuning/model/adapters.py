@@ -23,12 +23,14 @@ def attach_lora(
     targets: list[str] | str = "all-linear",
     seed: int = 0,
     start_from: str | Path | None = None,
+    task_type: str = "CAUSAL_LM",
 ) -> PeftModel:
     """The model with a trainable adapter and everything else frozen.
 
     `targets` are module names, or `all-linear` for every linear layer but the vocabulary projection. A fresh
     adapter changes nothing yet (its B matrices are zero); `start_from` takes up a saved one instead. Adapter
-    weights are kept in float32 whatever the model's dtype.
+    weights are kept in float32 whatever the model's dtype. With the `task_type` SEQ_CLS the head that scores
+    is trained in full beside it.
     """
     if getattr(model, "is_quantized", False):
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
@@ -39,7 +41,7 @@ def attach_lora(
         lora_alpha=alpha,  # type: ignore[arg-type]
         lora_dropout=dropout,
         target_modules=targets,
-        task_type="CAUSAL_LM",
+        task_type=task_type,
         bias="none",
     )
     with torch.random.fork_rng():

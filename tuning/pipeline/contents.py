@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tuning.config import Recipe
+from tuning.config import TRAINED_STAGES, Recipe
 from tuning.pipeline.execution import Run, is_first_process
 from tuning.records import fingerprint, read_json, sha256_of_file, write_json
 
@@ -21,7 +22,7 @@ def mixed(this: Run, name: str) -> dict[str, str]:
     return {source: data_hash(this, source) for source in config.mix} if config else {}
 
 
-def held_out(recipe: Recipe) -> dict[str, list[list[Any]]]:
+def held_out(recipe: Recipe, stages: Iterable[str] = TRAINED_STAGES) -> dict[str, list[list[Any]]]:
     """Per stage its sources in order, the rows held out of each, and whether the mix entry itself names
     them."""
     return {
@@ -33,7 +34,7 @@ def held_out(recipe: Recipe) -> dict[str, list[list[Any]]]:
             ]
             for source, entry in config.mix.items()
         ]
-        for stage, config in (("sft", recipe.sft), ("dpo", recipe.dpo))
+        for stage, config in ((stage, getattr(recipe, stage)) for stage in stages)
         if config is not None
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tuning.config import Recipe, RecipeError
+from tuning.config import TRAINED_STAGES, Recipe, RecipeError
 from tuning.pipeline.checks import check
 from tuning.pipeline.execution import Run
 from tuning.pipeline.lineage import paths_of
@@ -35,7 +35,8 @@ def preview(recipe: Recipe, *, rows: int = 2, html: Path | None = None) -> None:
     from tuning.stage import preview_sequences, preview_tokenizer
 
     this = built(recipe)
-    paths = paths_of(this, "sft" if recipe.sft else "dpo")
+    first = next((stage for stage in TRAINED_STAGES if getattr(recipe, stage) is not None), "sft")
+    paths = paths_of(this, first)
     tokenizer, template = preview_tokenizer(recipe, paths, this.folder("base") / "model")
     sequences = preview_sequences(recipe, paths, tokenizer, template)
     from tuning.chat import preview_html, preview_terminal

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tuning.config import Recipe, RecipeError
+from tuning.config import TRAINED_STAGES, Recipe, RecipeError
 from tuning.pipeline.checks import check, warnings
 from tuning.pipeline.execution import Run, shown
 from tuning.pipeline.stages import STAGES
@@ -58,6 +58,6 @@ def stages_of(recipe: Recipe) -> list[str]:
         "data": bool(recipe.data),
         "screening": recipe.screening is not None,
         "base": recipe.base == "tiny",
-        **{stage: getattr(recipe, stage) is not None for stage in ("sft", "dpo", "evaluate", "release")},
+        **{stage: getattr(recipe, stage) is not None for stage in (*TRAINED_STAGES, "evaluate", "release")},
     }
     return [stage for stage in STAGES if present[stage]]

@@ -7,7 +7,7 @@ from typing import Any
 
 from data_builders import BuilderError, screen
 from data_builders.evaluation_sets import read_evaluation_set
-from tuning.config import Recipe
+from tuning.config import TRAINED_STAGES, Recipe
 from tuning.pipeline.execution import Run
 from tuning.pipeline.reuse import stage
 from tuning.records import read_json, sha256_of_file
@@ -20,7 +20,8 @@ def screened_sources(recipe: Recipe) -> list[str]:
     """The sources that a stage mixes, in the order of `data`: the first copy of a duplicate stays."""
     if recipe.screening is None:
         return []
-    mixes = [config.mix for config in (recipe.sft, recipe.dpo) if config is not None]
+    configs = [getattr(recipe, stage) for stage in TRAINED_STAGES]
+    mixes = [config.mix for config in configs if config is not None]
     return [name for name in recipe.data if any(name in mix for mix in mixes)]
 
 

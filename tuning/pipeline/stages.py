@@ -9,20 +9,28 @@ from pathlib import Path
 from typing import Any
 
 from data_builders import build, builders
-from tuning.config import Recipe, TrainConfig
+from tuning.config import CHAT_STAGES, TRAINED_STAGES, Recipe, StageConfig
 from tuning.pipeline.contents import data_hash, held_out, mixed, template_content, tokenizer_content
 from tuning.pipeline.execution import Run, shown
-from tuning.pipeline.lineage import last_trained, models_of, paths_of, start_fingerprint, start_of
+from tuning.pipeline.lineage import (
+    last_trained,
+    models_of,
+    paths_of,
+    reward_fingerprints,
+    start_fingerprint,
+    start_of,
+)
 from tuning.pipeline.reuse import stage
 from tuning.pipeline.screening import screen_data
 from tuning.pipeline.terms import released_sources, source_terms, terms_dict, terms_for_card
 from tuning.records import check_counts, read_json, read_jsonl, sha256_of_file
 
-VERSIONS = {"data": 2, "base": 1, "sft": 1, "dpo": 1, "evaluate": 1, "release": 1}
+VERSIONS = {"data": 2, "base": 1, "sft": 1, "dpo": 1, "reward": 1, "grpo": 1, "evaluate": 1, "release": 1}
 """Raised when a stage's code changes what comes out of the same input."""
 
 WITHOUT_EFFECT = {
     "tokens_per_device",
+    "pairs_per_device",
     "log_steps",
     "eval_steps",
     "save_steps",
@@ -96,7 +104,7 @@ def make_base(this: Run, again: bool) -> Path:
         "precision": recipe.precision,
         "template": template_content(recipe),
         "tokenizer": tokenizer_content(this),
-        "data": mixed(this, "sft") | mixed(this, "dpo"),
+        "data": {source: digest for name in TRAINED_STAGES for source, digest in mixed(this, name).items()},
         "held_out": held_out(recipe),
         "version": VERSIONS["base"],
     }
@@ -110,7 +118,7 @@ def make_base(this: Run, again: bool) -> Path:
 def training(name: str) -> Callable[[Run, bool], Path]:
     def train(this: Run, again: bool) -> Path:
         recipe = this.recipe
-        config: TrainConfig = getattr(recipe, name)
+        config: StageConfig = getattr(recipe, name)
         values = recipe.as_dict()[name]
         inputs = {
             "settings": {key: value for key, value in values.items() if key not in _without_effect(config)},
@@ -122,6 +130,7 @@ def training(name: str) -> Callable[[Run, bool], Path]:
             "tokenizer": tokenizer_content(this),
             "start": start_fingerprint(this, name),
             "version": VERSIONS[name],
+            **({"reward_models": reward_fingerprints(this)} if name == "grpo" else {}),
         }
         this.say(f"{name}: {len(config.mix)} sources from {start_of(this, name)}")
 
@@ -136,9 +145,10 @@ def training(name: str) -> Callable[[Run, bool], Path]:
     return train
 
 
-def _without_effect(config: TrainConfig) -> set[str]:
+def _without_effect(config: StageConfig) -> set[str]:
     """When evaluations choose the weights, their steps count."""
-    return WITHOUT_EFFECT - ({"eval_steps"} if config.best_by is not None else set())
+    chooses = getattr(config, "best_by", None) is not None
+    return WITHOUT_EFFECT - ({"eval_steps"} if chooses else set())
 
 
 def _course_of(folder: Path) -> dict[str, Any]:
@@ -157,7 +167,7 @@ def evaluate(this: Run, again: bool) -> Path:
         "models": {name: this.fingerprints.get(name) or start_fingerprint(this, "sft") for name in models},
         "data": mixed(this, "sft") | mixed(this, "dpo"),
         "questions": {source: data_hash(this, source) for source in recipe.evaluate.questions},
-        "held_out": held_out(recipe),
+        "held_out": held_out(recipe, ("sft", "dpo")),
         "max_length": [config.max_length for config in (recipe.sft, recipe.dpo) if config is not None],
         "template": template_content(recipe),
         "seed": recipe.seed,
@@ -180,7 +190,7 @@ def release(this: Run, again: bool) -> Path:
     recipe = this.recipe
     assert recipe.release is not None
     source = recipe.release.from_ or last_trained(this)
-    trained = [name for name in ("sft", "dpo") if name in this.records]
+    trained = [name for name in CHAT_STAGES if name in this.records]
     behind = trained[trained.index(source) + 1 :] if source in trained else []
     records = {name: record for name, record in this.records.items() if name not in behind}
     manifests = {name: this.manifests[name] for name in released_sources(recipe)}
@@ -220,6 +230,8 @@ STAGES: dict[str, Callable[[Run, bool], Path]] = {
     "base": make_base,
     "sft": training("sft"),
     "dpo": training("dpo"),
+    "reward": training("reward"),
+    "grpo": training("grpo"),
     "evaluate": evaluate,
     "release": release,
 }

@@ -18,7 +18,7 @@ from data_builders.terms import (
     not_carried,
     stated_terms,
 )
-from tuning.config import Recipe, SourceConfig, TermsConfig
+from tuning.config import CHAT_STAGES, TRAINED_STAGES, Recipe, SourceConfig, TermsConfig
 
 Said = tuple[str, str]
 """A key of the recipe and what is to be said of it."""
@@ -57,18 +57,25 @@ def terms_dict(terms: TermsConfig | None) -> dict[str, Any] | None:
 
 def uses_of(recipe: Recipe, source: str) -> list[str]:
     """The keys of the recipe that name a source, besides its own under `data`."""
-    stages = [(name, getattr(recipe, name)) for name in ("sft", "dpo")]
+    stages = [(name, getattr(recipe, name)) for name in TRAINED_STAGES]
     uses = [f"{name}.mix.{source}" for name, config in stages if config and source in config.mix]
     return uses + (["evaluate.questions"] if recipe.evaluate and source in recipe.evaluate.questions else [])
 
 
 def released_sources(recipe: Recipe) -> list[str]:
-    """The sources that the released model was trained on, in the recipe's order."""
-    trained = [name for name in ("sft", "dpo") if getattr(recipe, name) is not None]
+    """The sources that the released model was trained on, in the recipe's order.
+
+    Those of a reward model are among them where the released model was trained to please it.
+    """
+    trained = [name for name in CHAT_STAGES if getattr(recipe, name) is not None]
     last = recipe.release.from_ if recipe.release else None
+    stages = trained if last is None else trained[: trained.index(last) + 1]
+    if recipe.grpo and any(each.rule == "model" and not each.model for each in recipe.grpo.rewards.values()):
+        stages = [*stages, "reward"] if "grpo" in stages else stages
     # The tiny base has read the text of every mix; of a real base only stages up to the released one count.
-    upto = len(trained) if recipe.base == "tiny" or last is None else trained.index(last) + 1
-    mixed = {source for name in trained[:upto] for source in getattr(recipe, name).mix}
+    if recipe.base == "tiny":
+        stages = [name for name in TRAINED_STAGES if getattr(recipe, name) is not None]
+    mixed = {source for name in stages for source in getattr(recipe, name).mix}
     return [name for name in recipe.data if name in mixed]
 
 

@@ -72,8 +72,14 @@ class Meter:
         if metrics.get("grad_norm") is not None:
             figures["grad_norm"] = f"{metrics['grad_norm']:.3g}"
         figures["lr"] = f"{metrics['learning_rate']:.2e}"
-        figures["tokens/s"] = f"{metrics['tokens'] / max(1e-9, metrics['seconds']):.0f}"
-        figures["supervised"] = f"{100 * metrics['target_tokens'] / max(1, metrics['unshared_tokens']):.0f}%"
+        for name in ("accuracy", "reward"):  # of a reward model, of GRPO
+            if name in metrics:
+                figures[name] = f"{metrics[name]:.3g}"
+        if "tokens" in metrics:
+            figures["tokens/s"] = f"{metrics['tokens'] / max(1e-9, metrics['seconds']):.0f}"
+        if "target_tokens" in metrics:
+            targets = 100 * metrics["target_tokens"] / max(1, metrics["unshared_tokens"])
+            figures["supervised"] = f"{targets:.0f}%"
         figures["memory"] = f"{memory_gib():.1f}GiB"
         figures["eta"] = clock(remaining)
         return figures
