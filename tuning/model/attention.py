@@ -61,9 +61,18 @@ def _by_run(
     if layout.key_index is not None:
         key, value = key.index_select(2, layout.key_index), value.index_select(2, layout.key_index)
     enable_gqa = query.shape[1] != key.shape[1]
+    # Split rather than sliced: the gradients of slices are added up as one whole row of zeros for each.
+    num_queries_of, num_keys_of = zip(
+        *((stop - start, last - first) for start, stop, first, last in layout.bounds), strict=True
+    )
+    queries, keys, values = (
+        query.split(num_queries_of, dim=2),
+        key.split(num_keys_of, dim=2),
+        value.split(num_keys_of, dim=2),
+    )
     outputs = []
-    for start, stop, first, last in layout.bounds:
-        num_queries, num_keys = stop - start, last - first
+    for queries_of_run, keys_of_run, values_of_run in zip(queries, keys, values, strict=True):
+        num_queries, num_keys = queries_of_run.shape[2], keys_of_run.shape[2]
         # Aligned at the end: the last query of a run sees all its keys. SDPA's own `is_causal` aligns at the
         # start.
         mask = None
@@ -72,9 +81,9 @@ def _by_run(
             mask = ones.tril(diagonal=num_keys - num_queries)
         outputs.append(
             functional.scaled_dot_product_attention(
-                query[:, :, start:stop],
-                key[:, :, first:last],
-                value[:, :, first:last],
+                queries_of_run,
+                keys_of_run,
+                values_of_run,
                 attn_mask=mask,
                 dropout_p=dropout,
                 is_causal=mask is None,

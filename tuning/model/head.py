@@ -1,16 +1,20 @@
 """Log-probs of targets from a batch of packed trees, without a (tokens, vocab) tensor.
 
-    hidden (tokens, hidden) --gather at target_position--> (targets, hidden) --chunks--> logits --> log
+    hidden (tokens, hidden) --gather at target_position--> (targets, hidden) --tiles--> logits --> log
     p(target)
 
-Only targets reach the vocabulary projection, a chunk of them at a time; what survives a chunk is one number
-per target. `target_log_probs` recomputes the chunk's logits in the backward pass, since a preference loss
+Only targets reach the vocabulary projection, a tile of logits at a time; what survives a tile is a number or
+two per target. `target_log_probs` recomputes the logits in the backward pass, since a preference loss
 knows its coefficients only when the whole pair is summed. `weighted_nll` knows them beforehand (they are the
 target weights), so it forms the gradient in the forward pass and never projects twice.
+
+A gradient of logits is `coefficient * (onehot - softmax)`, row by row. The coefficient is never multiplied
+into a tile: it scales the row of hidden states that the tile is multiplied with, or the row that comes out.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -21,6 +25,10 @@ from tuning.forest.batch import ForestBatch
 
 CHUNK_ELEMENTS = 1 << 25
 """Logits held at a time: 32 Mi elements, 128 MiB in float32."""
+CPU_TILE_ELEMENTS = 1 << 20
+"""The same on a CPU, where a tile that stays in the cache is exponentiated several times faster."""
+CPU_TILE_ROWS = 2048
+"""Targets of such a tile: so many that its matrix products run at full speed."""
 
 
 class TargetModel(nn.Module):
@@ -73,9 +81,9 @@ def decoder(lm: PreTrainedModel) -> nn.Module:
 
 def target_log_probs(hidden: Tensor, head: Tensor, token: Tensor, chunk: int | None = None) -> Tensor:
     """log softmax(hidden @ head.T)[token], (targets,), for hidden (targets, hidden) and head (vocab,
-    hidden)."""
+    hidden). `chunk` is the number of targets in a tile."""
     hidden = _in_compute_dtype(hidden)
-    return _TargetLogProbs.apply(hidden, head, token, chunk or _chunk_size(head))  # type: ignore[no-any-return]
+    return _TargetLogProbs.apply(hidden, head, token, *tile_shape(len(token), head, chunk))  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
@@ -102,6 +110,15 @@ def weighted_nll(
     return _WeightedNLL.apply(hidden, head, token, weight, chunk or _chunk_size(head))  # type: ignore[no-any-return]
 
 
+def tile_shape(num_targets: int, head: Tensor, chunk: int | None = None) -> tuple[int, int]:
+    """(targets, words of the vocabulary) of the tiles that `target_log_probs` computes."""
+    if head.device.type != "cpu":
+        return chunk or _chunk_size(head), head.shape[0]
+    parts = max(1, math.ceil(num_targets / (chunk or CPU_TILE_ROWS)))
+    rows = max(1, math.ceil(num_targets / parts))
+    return rows, min(head.shape[0], max(64, CPU_TILE_ELEMENTS // rows))
+
+
 def _in_compute_dtype(hidden: Tensor) -> Tensor:
     if torch.is_autocast_enabled(hidden.device.type):
         return hidden.to(torch.get_autocast_dtype(hidden.device.type))
@@ -116,40 +133,53 @@ def _accumulation_dtype(hidden: Tensor) -> torch.dtype:
     return torch.float64 if hidden.dtype == torch.float64 else torch.float32
 
 
-def _log_softmax_parts(hidden: Tensor, head: Tensor, token: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits in the accumulation dtype, their logsumexp and log p(token) of one chunk."""
-    logits = (hidden @ head.T).to(_accumulation_dtype(hidden))
-    normaliser = logits.logsumexp(dim=1)
-    return logits, normaliser, logits.gather(1, token[:, None])[:, 0] - normaliser
+def _slices(length: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
 
 class _TargetLogProbs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, token: Tensor, chunk: int) -> Tensor:
-        ctx.save_for_backward(hidden, head, token)
-        ctx.chunk = chunk
-        log_probs = hidden.new_empty(len(token), dtype=_accumulation_dtype(hidden))
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, token: Tensor, rows: int, columns: int) -> Tensor:
+        dtype = _accumulation_dtype(hidden)
+        target_logit = hidden.new_zeros(len(token), dtype=dtype)
+        normaliser = hidden.new_empty(len(token), dtype=dtype)
         with torch.autocast(hidden.device.type, enabled=False):
             projection = head.to(hidden.dtype)
-            for start in range(0, len(token), chunk):
-                part = slice(start, start + chunk)
-                log_probs[part] = _log_softmax_parts(hidden[part], projection, token[part])[2]
-        return log_probs
+            for part in _slices(len(token), rows):
+                softmax = _OnlineSoftmax(target_logit[part])
+                for words in _slices(len(head), columns):
+                    logits = (hidden[part] @ projection[words].T).to(dtype)
+                    softmax.fold(logits, token[part] - words.start)
+                normaliser[part] = softmax.maximum + softmax.total.log()
+        ctx.save_for_backward(hidden, head, token, normaliser)
+        ctx.tile = rows, columns
+        return target_logit - normaliser
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:  # type: ignore[override]
-        hidden, head, token = ctx.saved_tensors
-        needs_head = ctx.needs_input_grad[1]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:  # type: ignore[override]
+        hidden, head, token, normaliser = ctx.saved_tensors
+        dtype = _accumulation_dtype(hidden)
+        scale = -grad.to(dtype)[:, None]
+        rows, columns = ctx.tile
         grad_hidden = torch.empty_like(hidden)
-        grad_head = torch.zeros_like(head, dtype=_accumulation_dtype(hidden)) if needs_head else None
+        grad_head = torch.empty_like(head, dtype=dtype) if ctx.needs_input_grad[1] else None
+        if grad_head is not None and not len(token):
+            grad_head.zero_()
         with torch.autocast(hidden.device.type, enabled=False):
             projection = head.to(hidden.dtype)
-            for start in range(0, len(token), ctx.chunk):
-                part = slice(start, start + ctx.chunk)
-                logits, normaliser, _ = _log_softmax_parts(hidden[part], projection, token[part])
-                _log_prob_gradient(logits, normaliser, token[part], grad[part])
-                _project_back(logits, hidden[part], projection, grad_hidden[part], grad_head)
-        return grad_hidden, None if grad_head is None else grad_head.to(head.dtype), None, None
+            for part in _slices(len(token), rows):
+                scaled = (scale[part] * hidden[part]).to(hidden.dtype)
+                back = torch.empty_like(hidden[part], dtype=dtype)
+                for words in _slices(len(head), columns):
+                    logits = (hidden[part] @ projection[words].T).to(dtype)
+                    logits.sub_(normaliser[part, None]).exp_()
+                    _subtract_at(logits, token[part] - words.start, 1.0)
+                    logits = logits.to(hidden.dtype)
+                    _add_product(back, logits, projection[words], is_first=words.start == 0)
+                    if grad_head is not None:
+                        _add_product(grad_head[words], logits.T, scaled, is_first=part.start == 0)
+                grad_hidden[part] = back.mul_(scale[part])
+        return grad_hidden, None if grad_head is None else grad_head.to(head.dtype), None, None, None
 
 
 class _WeightedNLL(torch.autograd.Function):
@@ -159,21 +189,24 @@ class _WeightedNLL(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         dtype = _accumulation_dtype(hidden)
         weight = weight.to(dtype)
-        log_probs = hidden.new_empty(len(token), dtype=dtype)
+        log_probs = hidden.new_zeros(len(token), dtype=dtype)
         needs_hidden, needs_head = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
         grad_head = torch.zeros_like(head, dtype=dtype) if needs_head else None
         with torch.autocast(hidden.device.type, enabled=False):
             projection = head.to(hidden.dtype)
-            for start in range(0, len(token), chunk):
-                part = slice(start, start + chunk)
-                logits, normaliser, log_probs[part] = _log_softmax_parts(
-                    hidden[part], projection, token[part]
-                )
-                if needs_hidden or needs_head:
-                    _log_prob_gradient(logits, normaliser, token[part], -weight[part])
-                    piece = None if grad_hidden is None else grad_hidden[part]
-                    _project_back(logits, hidden[part], projection, piece, grad_head)
+            for part in _slices(len(token), chunk):
+                logits = (hidden[part] @ projection.T).to(dtype)
+                softmax = _OnlineSoftmax(log_probs[part])
+                softmax.fold(logits, token[part])  # logits are now the softmax times its total
+                log_probs[part] -= softmax.maximum + softmax.total.log()
+                _subtract_at(logits, token[part], softmax.total)
+                scale = (weight[part] / softmax.total)[:, None]
+                logits = logits.to(hidden.dtype)
+                if grad_hidden is not None:
+                    grad_hidden[part] = scale * (logits @ projection)
+                if grad_head is not None:
+                    _add_product(grad_head, logits.T, (scale * hidden[part]).to(hidden.dtype))
         ctx.save_for_backward(grad_hidden, grad_head)
         ctx.head_dtype = head.dtype
         ctx.mark_non_differentiable(log_probs)
@@ -189,17 +222,44 @@ class _WeightedNLL(torch.autograd.Function):
         return grad_hidden, grad_head, None, None, None
 
 
-def _log_prob_gradient(logits: Tensor, normaliser: Tensor, token: Tensor, grad: Tensor) -> None:
-    """Turns logits, in place, into the gradient of sum(grad * log p(token)): grad * (onehot - softmax)."""
-    logits.sub_(normaliser[:, None]).exp_().mul_(-grad[:, None])
-    logits.scatter_add_(1, token[:, None], grad[:, None].to(logits.dtype))
+class _OnlineSoftmax:
+    """What is kept of rows of logits that are seen a few columns at a time (Milakov and Gimelshein 2018,
+    arXiv:1805.02867): their maximum, the total of `exp(logit - maximum)`, and the target's logit."""
+
+    def __init__(self, target_logit: Tensor) -> None:
+        self.target_logit = target_logit
+        """(rows,), zeros at first; written in place"""
+        self.maximum = torch.full_like(target_logit, -math.inf)
+        self.total = torch.zeros_like(target_logit)
+
+    def fold(self, logits: Tensor, token: Tensor) -> None:
+        """Takes up the next columns, in which the target is column `token` if there is such a column. Leaves
+        `exp(logits - maximum)` in `logits`."""
+        inside, column = _inside(logits, token)
+        self.target_logit += torch.where(inside, logits.gather(1, column)[:, 0], 0)
+        maximum = torch.maximum(self.maximum, logits.amax(dim=1))
+        self.total.mul_((self.maximum - maximum).exp_())
+        self.total += logits.sub_(maximum[:, None]).exp_().sum(dim=1)
+        self.maximum = maximum
 
 
-def _project_back(
-    grad_logits: Tensor, hidden: Tensor, head: Tensor, grad_hidden: Tensor | None, grad_head: Tensor | None
-) -> None:
-    grad_logits = grad_logits.to(hidden.dtype)
-    if grad_hidden is not None:
-        torch.mm(grad_logits, head, out=grad_hidden)
-    if grad_head is not None:
-        grad_head += (grad_logits.T @ hidden).to(grad_head.dtype)
+def _inside(logits: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether each row's column `token` is among those of `logits`, (rows,), and a column to read, (rows,
+    1)."""
+    return (token >= 0) & (token < logits.shape[1]), token.clamp(0, logits.shape[1] - 1)[:, None]
+
+
+def _subtract_at(logits: Tensor, token: Tensor, amount: Tensor | float) -> None:
+    """Subtracts `amount` in each row's column `token`, where there is one."""
+    inside, column = _inside(logits, token)
+    logits.scatter_add_(1, column, (inside.to(logits.dtype) * -amount)[:, None])
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor, *, is_first: bool = False) -> None:
+    """`total += left @ right`, or the product itself if it is the first."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right, beta=0 if is_first else 1)
+    elif is_first:
+        total.copy_(left @ right)
+    else:
+        total += left @ right
