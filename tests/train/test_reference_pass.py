@@ -313,6 +313,25 @@ def test_a_pass_asked_to_stop_keeps_what_is_done(tokenizer: PreTrainedTokenizerB
     assert len(forwards) == 24 - 7 + 1
 
 
+def test_a_pass_that_fails_keeps_what_is_done(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    class FailsAtLast(TargetModel):
+        calls = 0
+
+        def forward(self, *batch: Any, **options: Any) -> Any:
+            FailsAtLast.calls += 1
+            if FailsAtLast.calls == 8:
+                raise MemoryError
+            return super().forward(*batch, **options)
+
+    examples, dev = pairs(tokenizer)
+    store = ReferenceStore(tmp_path / "store", KEY)
+    trainer = trainer_of(model(tokenizer), examples, store, tmp_path / "run")
+    trainer.model = FailsAtLast(model(tokenizer))
+    with pytest.raises(MemoryError):
+        trainer.compute_reference(store, dev)
+    assert sequences_in(tmp_path / "store") == 2 * 7
+
+
 def test_values_per_token_are_those_of_the_micro_row(
     tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
