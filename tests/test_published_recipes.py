@@ -161,7 +161,7 @@ def test_instruct3_trains_at_nemos_rate(
 
 
 def nemo_rate(step: int, max_steps: int) -> float:
-    """NeMo's CosineAnnealing at 0-based `step`, as its docstrings and code define it: rise, fall, constant."""
+    """NeMo's CosineAnnealing at 0-based `step`, as its code defines it: rise, fall, constant."""
     peak, lowest, warmup, constant = 9e-7, 5e-7, 20, 100
     decay = max_steps - (constant + warmup)
     if step <= warmup:
