@@ -23,7 +23,7 @@ def pair(name: str, source: str, chosen: list[int], rejected: list[int]) -> Exam
 
 @pytest.fixture
 def micro_batch() -> MicroBatch:
-    """Two pairs: of source a with 4 and 2 tokens an answer, of b with 1 and 3, all ending with END."""
+    """Pairs of source a with answers of 4 and 2 tokens, of source b with 1 and 3; all end with END."""
     pairs = [[pair("p", "a", [3, 4, 5, END], [6, END])], [pair("q", "b", [END], [7, 8, END])]]
     [made] = divide(pairs, Division(100, share_prefix=False), is_preference=True).micro_batches
     return made

@@ -220,8 +220,8 @@ def length_runs_away(watch: Watch) -> Iterator[Alarm]:
         watch.step,
         max(1, watch.step - CHANCE_WINDOW + 1),
         f"the model is learning length: it prefers the chosen answer in {max(longer, shorter):.0%} of the "
-        f"pairs where that is the {what} one, "
-        f"and in {min(longer, shorter):.0%} where it is the {other}{ratio}",
+        f"pairs where that is the {what} one, and in {min(longer, shorter):.0%} where it is the {other}"
+        + ratio,
         f"It will write {what} and {what} answers, whatever is asked.",
         "Try a length-normalised loss (sigmoid_norm), LD-DPO (ld_alpha), or pairs of more equal length.",
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Best:
-    """The evaluation that the figure `name` prefers, of equal ones the first; what is no number loses."""
+    """The evaluation that the figure `name` prefers: the first of equal ones, never one that is no number."""
 
     name: str
     step: int

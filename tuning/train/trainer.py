@@ -223,7 +223,8 @@ class ChatTrainer(Trainer):
             self._evaluate_now(step)
         best = self.best()
         is_best = best is not None and best.step == step
-        self.control.should_training_stop = has_ended = self._has_stopped_improving(best)
+        has_ended = self._has_stopped_improving(best)
+        self.control.should_training_stop |= has_ended
         stops = self._asked_to_stop(step)
         every = session.save_steps or max(1, session.schedule.num_steps // 10)
         if stops or is_last or is_best or has_ended or step % every == 0:
