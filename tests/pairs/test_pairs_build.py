@@ -277,7 +277,7 @@ def test_a_server_that_goes_away_stops_the_run_and_leaves_the_output_as_it_was(
     assert len(server.bodies) == 48 + 1  # the five answers were kept, the refused one asked again
 
 
-def test_killed_while_it_samples_and_judges_it_ends_with_the_same_bytes_and_asks_only_what_was_in_flight(
+def test_a_killed_run_ends_with_the_same_bytes_and_asks_only_again_what_was_in_flight(
     serve: Serve, tmp_path: Path
 ) -> None:
     mine, judge = serve(numbered), serve(judged)
