@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
@@ -51,8 +50,9 @@ def load_reward_model(
 
 
 @torch.no_grad()
-def scores(model: Any, sequences: Sequence[np.ndarray], *, batch_size: int = 16) -> Tensor:
-    """float64, (sequences,), on the CPU: the model's number for each, whatever it is batched with.
+def scores(model: Any, sequences: Sequence[Any], *, batch_size: int = 16) -> Tensor:
+    """float64, (sequences,), on the CPU: the model's number for each sequence of ids, whatever it is batched
+    with.
 
     Sequences of like length are computed together, padded on the right.
     """
@@ -64,7 +64,7 @@ def scores(model: Any, sequences: Sequence[np.ndarray], *, batch_size: int = 16)
         ids = torch.full((len(batch), len(sequences[batch[-1]])), pad, dtype=torch.int64)
         mask = torch.zeros_like(ids)
         for row, index in enumerate(batch):
-            tokens = torch.from_numpy(np.asarray(sequences[index], dtype=np.int64))
+            tokens = torch.tensor(sequences[index], dtype=torch.int64)
             ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
         device = next(model.parameters()).device
         output = model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)

@@ -1,6 +1,7 @@
 """Stages, fingerprints, reuse: one recipe from raw data to a released model, each step done once.
 
-    data -> screening (if the recipe has it) -> base (only for `tiny`) -> sft -> dpo -> evaluate -> release
+    data -> screening (if the recipe has it) -> base (only for `tiny`)
+         -> sft -> dpo -> reward -> grpo -> evaluate -> release
 
 A stage's fingerprint is made of everything that changes its result: contents of data, template and tokenizer
 files, the recipe's keys, the version of each room, the fingerprint of the stage before. Same fingerprint and

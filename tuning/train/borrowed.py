@@ -231,7 +231,7 @@ class _Records(TrainerCallback):
             "loss": logs.pop("loss"),
             "grad_norm": logs.pop("grad_norm", None),
             "learning_rate": logs.pop("learning_rate"),
-            "epoch": step * plan.batch_rows / plan.rows_per_epoch,
+            "epoch": math.ceil(step / plan.whole_steps) * plan.batch_rows / plan.rows_per_epoch,
             plan.unit: plan.batch_rows,
         }
         if tokens is not None:  # TRL counts from the start of the process
