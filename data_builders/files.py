@@ -3,12 +3,14 @@
     messages           {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}
     sharegpt           {"conversations": [{"from": "human", "value": "…"}, {"from": "gpt", "value": "…"}]}
     preference         {"prompt": "…", "chosen": "…", "rejected": "…"}, each text or messages
+    ranking            {"prompt": "…", "ranked": ["…", "…", "…"]}, best first, each text or messages
     prompt_completion  {"prompt": "…", "completion": "…"}, each text or messages
     alpaca             {"instruction": "…", "input": "", "output": "…"}
     text               {"text": "…\\n\\n### 指示:\\n…\\n\\n### 応答:\\n…"}, as llm-jp-sft reads it
 
-Every row may say `id`, `group`, `weight`, `meta`. Licence: what the recipe says, else `unstated`, which
-counts as your own.
+Every row may say `id`, `group`, `weight`, `meta`; pairs and rankings a `beta` of their own, messages and
+completions whether the answer is `desirable` (TRL's name in prompt_completion, `label`, will do). Licence:
+what the recipe says, else `unstated`, which counts as your own.
 Traps: a row's own text `id` is kept and must be unique; a number is no id (it goes to `meta.original_id`).
 One file has one form. Unknown fields are refused, since a misspelt one would be lost; `extra_fields: meta`
 keeps them.
@@ -29,7 +31,7 @@ from tuning.schema import RowFault, kind
 
 INFO = BuilderInfo(
     name="files",
-    version=1,
+    version=2,
     description="your own messages, ShareGPT, Alpaca, prompt-completion, llm-jp text or preference rows",
     upstream="your own files",
     wanted="any .jsonl, .json, .csv, .tsv (each also .gz) or .parquet file in one of the forms",
@@ -126,7 +128,9 @@ class _File:
             row, form, self.extra_fields != "refuse", self.keeps_sentence, self.dataset.counts
         )
         made["id"] = self._id(row, raw, meta)
-        for name in ("group", "weight", "loss_weight"):
+        if "label" in row:
+            made["desirable"] = row["label"]
+        for name in ("group", "weight", "loss_weight", "beta", "desirable"):
             if row.get(name) is not None:
                 made[name] = row[name]
         return Draft({**made, "meta": meta}, "ja" if has_kana(str(made)) else None, names)

@@ -1,4 +1,4 @@
-"""The six forms of a user's row: what tells them apart, and how each becomes messages."""
+"""The seven forms of a user's row: what tells them apart, and how each becomes messages."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ class Form:
 FORMS = {
     form.name: form
     for form in (
-        Form("messages", ("messages",)),
+        Form("messages", ("messages",), ("desirable",)),
         Form("sharegpt", ("conversations",), ("system",)),
-        Form("preference", ("chosen", "rejected"), ("prompt",)),
-        Form("prompt_completion", ("prompt", "completion")),
+        Form("preference", ("chosen", "rejected"), ("prompt", "beta")),
+        Form("ranking", ("prompt", "ranked"), ("beta",)),
+        Form("prompt_completion", ("prompt", "completion"), ("desirable", "label")),
         Form("alpaca", ("instruction", "output"), ("input",)),
         Form("text", ("text",)),
     )
@@ -121,6 +122,8 @@ def draft_row(
         return _sharegpt(row, drops_extra)
     if form.name == "preference":
         return _preference(row, drops_extra)
+    if form.name == "ranking":
+        return _ranking(row, drops_extra)
     if form.name == "prompt_completion":
         return _prompt_completion(row, drops_extra)
     if form.name == "alpaca":
@@ -204,6 +207,26 @@ def _preference(row: Mapping[str, Any], drops_extra: bool) -> Made:
     texts = [side for side in ("prompt", "chosen", "rejected") if not isinstance(row.get(side), list)]
     names = {f"{side}[0]{part}": side for side in texts for part in (".content", ".role")}
     return {"prompt": prompt, "chosen": chosen[shared:], "rejected": rejected[shared:]}, names
+
+
+def _ranking(row: Mapping[str, Any], drops_extra: bool) -> Made:
+    """Answers to one prompt, best first."""
+    if not isinstance(row["ranked"], list):
+        raise RowFault(
+            "wrong_type", "ranked", f"saw {kind(row['ranked'])}", "an array of answers, best first"
+        )
+    answers = [
+        _side(answer, f"ranked[{number}]", "assistant", drops_extra)
+        for number, answer in enumerate(row["ranked"])
+    ]
+    texts = {"prompt": row["prompt"]} | {f"ranked[{n}]": answer for n, answer in enumerate(row["ranked"])}
+    names = {
+        f"{place}[0]{part}": place
+        for place, text in texts.items()
+        if not isinstance(text, list)
+        for part in (".content", ".role")
+    }
+    return {"prompt": _side(row["prompt"], "prompt", "user", drops_extra), "ranked": answers}, names
 
 
 def _prompt_completion(row: Mapping[str, Any], drops_extra: bool) -> Made:

@@ -36,7 +36,7 @@ def train(recipe: Recipe, paths: Paths) -> dict[str, Any]:
 
     tokenizer, template = open_tokenizer(recipe, paths.start)
     mixture = open_mixture(recipe, config, paths, tokenizer, template, stage="dpo")
-    dev = [example for examples in mixture.dev.values() for example in examples if example.desirable is None]
+    dev = mixture.dev_pairs
 
     policy = load_policy(recipe, config, paths.start)
     disable_dropout(policy)

@@ -21,7 +21,7 @@ from tuning.model.loading import compute_dtype, load_model
 from tuning.records import write_json
 from tuning.schema import Conversation, Message
 from tuning.shares import split
-from tuning.stage import Paths, open_mixture, open_tokenizer, shares
+from tuning.stage import Paths, open_mixture, open_tokenizer, shares, takes_pairs
 from tuning.train.held_out import held_out_loss, held_out_preferences
 from tuning.train.steps import Division
 
@@ -60,8 +60,7 @@ def evaluate(recipe: Recipe, paths: Paths, models: Mapping[str, str]) -> dict[st
         scorer, values = TargetModel(model), dict[str, Any]()
         if "sft" in mixtures and mixtures["sft"].dev:
             values |= held_out_loss(scorer, mixtures["sft"].dev, Division(BUDGET), device=device)
-        if "dpo" in mixtures and mixtures["dpo"].dev:
-            pairs = [example for examples in mixtures["dpo"].dev.values() for example in examples]
+        if "dpo" in mixtures and (pairs := mixtures["dpo"].dev_pairs):
             values |= held_out_preferences(
                 scorer, pairs, None, Division(BUDGET), end_token=tokenizer.eos_token_id, device=device
             )
@@ -88,7 +87,7 @@ def held_out_prompts(recipe: Recipe, paths: Paths, limit: int) -> list[tuple[Mes
     for stage in ("sft", "dpo"):
         config = getattr(recipe, stage)
         for name, share in (shares(config) if config else {}).items():
-            rows = built_rows(paths.datasets[name], preference=stage == "dpo", stage=stage)
+            rows = built_rows(paths.datasets[name], preference=takes_pairs(recipe, stage), stage=stage)
             dev = split(rows, share, recipe.seed, name).dev
             by_source.append(
                 [row.messages[:-1] if isinstance(row, Conversation) else row.prompt for row in dev]

@@ -192,3 +192,65 @@ def test_nothing_but_a_fault_comes_out_of_the_door(value: Any) -> None:
     except RowFault:
         return
     assert parse_row(json.loads(json.dumps(row.as_dict()))) == row
+
+
+def answer(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]
+
+
+def ranking(*texts: str, **more: Any) -> dict[str, Any]:
+    prompt = [{"role": "user", "content": "q"}]
+    return {"id": "r", "source": "s", "prompt": prompt, "ranked": [answer(text) for text in texts], **more}
+
+
+def test_a_ranking_is_a_pair_of_the_best_and_the_worst_with_the_others_between() -> None:
+    row = parse_row(ranking("best", "good", "fair", "worst", beta=0.3))
+    assert isinstance(row, PreferencePair)
+    assert [side[0].content for side in (row.chosen, *row.between, row.rejected)] == [
+        *("best", "good", "fair", "worst"),
+    ]
+    assert row.beta == 0.3
+    assert parse_row(row.as_dict()) == row
+    two = parse_row(ranking("best", "worst"))
+    assert isinstance(two, PreferencePair) and not two.between and "chosen" in two.as_dict()
+
+
+@pytest.mark.parametrize(
+    ("row", "code"),
+    [
+        (ranking("only"), "wrong_type"),
+        (ranking("a", "b", "a"), "identical_sides"),
+        (ranking("a", "b", chosen=answer("c")), "unknown_field"),
+        ({**ranking("a", "b"), "ranked": "a"}, "wrong_type"),
+        (ranking("a", "b", beta=0), "bad_weight"),
+        (ranking("a", "b", beta="x"), "wrong_type"),
+    ],
+)
+def test_what_is_no_ranking(row: dict[str, Any], code: str) -> None:
+    with pytest.raises(RowFault) as fault:
+        parse_row(row)
+    assert fault.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("meta", "margin"),
+    [
+        ({"margin": 0.5, "chosen_score": 9}, 0.5),
+        ({"chosen_score": 3, "rejected_score": 1.5}, 1.5),
+        ({"chosen_score": 3}, None),
+        ({"margin": True}, None),
+        ({}, None),
+    ],
+)
+def test_a_margin_is_read_from_the_scores(meta: dict[str, Any], margin: float | None) -> None:
+    row = parse_row(ranking("a", "b", meta=meta))
+    assert isinstance(row, PreferencePair) and row.margin == margin
+
+
+def test_a_judged_conversation_says_true_or_false() -> None:
+    messages = [{"role": "user", "content": "q"}, *answer("a")]
+    row = parse_row({"id": "r", "source": "s", "messages": messages, "desirable": False})
+    assert isinstance(row, Conversation) and row.desirable is False
+    assert parse_row(row.as_dict()) == row
+    with pytest.raises(RowFault, match="true or false"):
+        parse_row({"id": "r", "source": "s", "messages": messages, "desirable": "yes"})

@@ -41,13 +41,22 @@ class Mixture:
     notes: Counter[str] = field(default_factory=Counter)
 
     @property
+    def dev_pairs(self) -> list[Example]:
+        """The rows held out of all sources, without answers that were judged by themselves."""
+        return [
+            example for examples in self.dev.values() for example in examples if example.desirable is None
+        ]
+
+    @property
     def rows_per_epoch(self) -> int:
         return self.order.rows_per_epoch
 
 
-def built_rows(folder: str | Path, *, preference: bool, stage: str) -> list[Row]:
-    """The rows of a built dataset; refuses one whose rows are of the other kind."""
+def built_rows(folder: str | Path, *, preference: bool | None, stage: str) -> list[Row]:
+    """The rows of a built dataset; refuses one whose rows are of the other kind. None takes both kinds."""
     rows = [parse_row(row) for row in read_jsonl(Path(folder) / "data.jsonl")]
+    if preference is None:
+        return rows
     wanted = PreferencePair if preference else Conversation
     wrong = next((row for row in rows if not isinstance(row, wanted)), None)
     if wrong is not None:

@@ -181,11 +181,18 @@ def shares(config: StageConfig) -> dict[str, Share]:
     return {name: share(entry) for name, entry in config.mix.items()}
 
 
+def takes_pairs(recipe: Recipe, stage: str) -> bool | None:
+    """Whether a stage mixes pairs or conversations; None if it takes both, which KTO does."""
+    if stage == "dpo" and recipe.dpo is not None and SINGLE in loss_terms(recipe.dpo):
+        return None
+    return stage in PREFERENCE_STAGES
+
+
 def rows_by_stage(recipe: Recipe, paths: Paths) -> dict[str, dict[str, list[Row]]]:
     """Per training stage of the recipe, the built rows of each source that it mixes."""
     return {
         stage: {
-            name: built_rows(paths.datasets[name], preference=stage in PREFERENCE_STAGES, stage=stage)
+            name: built_rows(paths.datasets[name], preference=takes_pairs(recipe, stage), stage=stage)
             for name in getattr(recipe, stage).mix
         }
         for stage in TRAINED_STAGES

@@ -383,7 +383,8 @@ def compare(given: argparse.Namespace, place: Path) -> None:
             latest = runs[name][-1]
             print(f"{name}: {rate(latest):.3f} pairs/s, {latest['peak']} MiB", file=sys.stderr, flush=True)
     print(
-        "| system | pairs a device | pairs/s (median) | all | pairs per CPU second | reference s | training s "
+        "| system | pairs a device | pairs/s (median) | all | pairs per CPU second | reference s "
+        "| training s "
         "| token slots a pair | peak MiB | after loading |\n"
         "| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     )
@@ -396,8 +397,8 @@ def compare(given: argparse.Namespace, place: Path) -> None:
         spent = [statistics.median(run[part][0] for run in results) for part in ("reference", "training")]
         print(
             f"| {name} | {micro[name] or 'by tokens'} | {speed[name]:.3f} | {every} | {by_cpu[name]:.3f} "
-            f"| {spent[0]:.1f} | {spent[1]:.1f} | {results[0]['tokens'] / results[0]['pairs']:.0f} | {memory[name]} "
-            f"| {results[0]['baseline']} |"
+            f"| {spent[0]:.1f} | {spent[1]:.1f} | {results[0]['tokens'] / results[0]['pairs']:.0f} "
+            f"| {memory[name]} | {results[0]['baseline']} |"
         )
     losses = runs["ours"][0]["losses"]
     print(f"\nOur loss goes from {losses[0]:.6f} to {losses[-1]:.6f} in {len(losses)} steps.")

@@ -1,0 +1,77 @@
+"""Which losses and settings a recipe may put together, and what a wrong choice is answered with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tuning.config import RecipeError, load_recipe
+
+RECIPE = """\
+name: chat
+base: tiny
+template: llm-jp-v3
+data:
+  pairs: {builder: files, input: [pairs.jsonl]}
+dpo:
+  mix: {pairs: {}}
+  learning_rate: 1.0e-6
+"""
+
+
+def problems(tmp_path: Path, *overrides: str) -> list[str]:
+    (tmp_path / "pairs.jsonl").write_text("", encoding="utf-8")
+    (tmp_path / "my.yaml").write_text(RECIPE, encoding="utf-8")
+    try:
+        load_recipe(tmp_path / "my.yaml", overrides)
+    except RecipeError as error:
+        return [problem.message for problem in error.problems]
+    return []
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["dpo.loss=ipo", "dpo.divergence=js_divergence"],
+        ["dpo.loss=exo_pair", "dpo.label_smoothing=0.001"],
+        ["dpo.loss_terms={sigmoid: 0.8, bco_pair: 0.2}", "dpo.sft_weight=1"],
+        ["dpo.loss_terms={aot: 1, aot_unpaired: 1}"],
+        ["dpo.loss=simpo", "dpo.gamma=0.4", "dpo.ld_alpha=0.5"],
+        ["dpo.loss=kto", "dpo.undesirable_weight=1.3"],
+        ["dpo.divergence=alpha_divergence", "dpo.divergence_alpha=0.3"],
+    ],
+)
+def test_what_goes_together(tmp_path: Path, overrides: list[str]) -> None:
+    assert problems(tmp_path, *overrides) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["dpo.loss=sigmoyd"], "one of sigmoid, robust"),
+        (
+            ["dpo.loss=hinge", "dpo.label_smoothing=0.1"],
+            "hinge has no such setting; losses that have it: sig",
+        ),
+        (["dpo.gamma=1"], "sigmoid has no such setting; losses that have it: simpo"),
+        (["dpo.loss=simpo", "dpo.divergence=forward_kl"], "simpo has no such setting"),
+        (["dpo.loss=exo_pair"], "exo_pair needs dpo.label_smoothing above 0, such as 1e-3"),
+        (["dpo.loss=robust", "dpo.label_smoothing=0"], "robust needs dpo.label_smoothing above 0"),
+        (["dpo.divergence_alpha=0.3"], "only divergence: alpha_divergence has it"),
+        (["dpo.loss=ipo", "dpo.loss_terms={ipo: 1}"], "given together with dpo.loss"),
+        (["dpo.loss_terms={}"], "dpo.loss_terms is empty"),
+        (["dpo.loss_terms={sft: 1, sigmoid: 1}"], "the SFT term has a setting of its own"),
+        (["dpo.loss_terms={sigmoit: 1}"], "dpo.loss_terms.sigmoit is not a loss"),
+        (["dpo.loss_terms={sigmoid: -1}"], "accepted: a number above 0"),
+        (["dpo.loss_terms={aot: 1, sigmoid: 1}"], "aot compares the rows of a step"),
+        (["dpo.loss_terms={kto: 1, aot: 1}"], "stands alone"),
+        (["dpo.loss=aot", "dpo.weigh_by_policy=true"], "a pair has no weight of its own"),
+        (["dpo.loss=plackett_luce", "dpo.ld_alpha=0.5"], "plackett_luce has no pair"),
+        (["dpo.label_smoothing=0.5"], "below 0.5"),
+        (["dpo.reference=frozen"], "one of store, live"),
+    ],
+)
+def test_what_does_not_go_together(tmp_path: Path, overrides: list[str], expected: str) -> None:
+    found = problems(tmp_path, *overrides)
+    assert any(expected in message for message in found), found

@@ -1,0 +1,98 @@
+"""Every kind of preference row and loss, and a live reference, from raw file to a trained model."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import run_tiny, write_lines, write_recipe
+from tuning.records import read_json, read_jsonl
+
+ANSWERS = ["the sea is wide", "the river runs to it", "past a town", "where people sell rice", "and paper"]
+
+
+def asked(number: int) -> list[dict[str, str]]:
+    return [{"role": "user", "content": f"Say {number}."}]
+
+
+def answer(number: int) -> str:
+    return f"{ANSWERS[number % 5]} {number}"
+
+
+def lines_of(
+    tmp_path: Path, rows: list[dict[str, Any]], *overrides: str
+) -> tuple[list[dict[str, Any]], Path]:
+    """The lines of the dpo stage's metrics, and its folder; five rows a step, two steps."""
+    recipe = write_recipe(tmp_path)
+    write_lines(tmp_path / "own.jsonl", rows)
+    text = recipe.read_text(encoding="utf-8")
+    text = text.replace(
+        "pairs: {builder: hh_rlhf, input: [pairs.jsonl]}", "own: {builder: files, input: [own.jsonl]}"
+    )
+    recipe.write_text(
+        text.replace("mix: {pairs: {dev_rows: 2}}", "mix: {own: {dev_rows: 2}}"), encoding="utf-8"
+    )
+    settings = ["dpo.batch_pairs=5", "sft=null"]
+    paths = run_tiny(recipe, tmp_path / "run", *settings, *overrides, to_stage="dpo")
+    return list(read_jsonl(paths["dpo"] / "metrics.jsonl")), paths["dpo"]
+
+
+def test_rankings_train_under_plackett_luce(tmp_path: Path) -> None:
+    """At the first step every order is equally likely: three answers have 3! orders, so the loss is ln 6."""
+    rows = [{"prompt": asked(n), "ranked": [answer(n), answer(n + 1), answer(n + 2)]} for n in range(12)]
+    lines, folder = lines_of(tmp_path, rows, "dpo.loss=plackett_luce")
+    assert lines[0]["loss"] == pytest.approx(math.log(6), abs=1e-12)
+    assert lines[1]["loss"] != lines[0]["loss"]
+    counts = read_json(folder / "record.json")["result"]["sources"]["own"]
+    assert counts["rows_kept"] == 12 and counts["notes"] == {}
+
+
+def test_a_pair_loss_takes_the_ends_of_a_ranking_and_counts_the_rest(tmp_path: Path) -> None:
+    rows = [{"prompt": asked(n), "ranked": [answer(n), answer(n + 1), answer(n + 2)]} for n in range(12)]
+    lines, folder = lines_of(tmp_path, rows, "dpo.reference=live")
+    assert lines[0]["loss"] == pytest.approx(math.log(2), abs=1e-12)
+    counts = read_json(folder / "record.json")["result"]["sources"]["own"]
+    assert counts["notes"]["ranked_between_unused"] == 12
+
+
+def test_judged_answers_train_under_kto(tmp_path: Path) -> None:
+    """The policy is the reference at first: every answer loses 1 - sigmoid(0), a bad one twice that."""
+    rows = [
+        {"prompt": asked(n), "completion": answer(n), "label": n % 2 == 0, "id": f"judged-{n}"}
+        for n in range(12)
+    ]
+    lines, _ = lines_of(tmp_path, rows, "dpo.loss=kto", "dpo.undesirable_weight=2", "dpo.mix.own.dev_rows=0")
+    total = 5 * lines[0]["loss"] / 0.5  # good answers and twice the bad ones among five
+    assert total == pytest.approx(round(total), abs=1e-9) and 5 <= total <= 10
+    assert "kl" in lines[0]
+
+
+def test_a_mix_entry_chooses_by_margin_and_brings_its_beta(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {
+            "prompt": asked(n),
+            "chosen": answer(n),
+            "rejected": answer(n + 1),
+            **({"meta": {"chosen_score": n, "rejected_score": 2}} if n else {}),
+        }
+        for n in range(12)
+    ]
+    mix = "dpo.mix.own={dev_rows: 0, min_margin: 1, max_margin: 8, beta: 0.7}"
+    lines, folder = lines_of(tmp_path, rows, mix, "dpo.beta=0.1", "dpo.loss=ipo")
+    counts = read_json(folder / "record.json")["result"]["sources"]["own"]
+    assert counts["rows_dropped"] == {"no_margin": 1, "small_margin": 2, "large_margin": 1}
+    assert counts["rows_kept"] == 8
+    assert lines[0]["loss"] == pytest.approx((1 / (2 * 0.7)) ** 2, abs=1e-12)  # IPO at h = 0, with its beta
+
+
+def test_an_sft_term_and_several_losses_stand_in_the_metrics(tmp_path: Path) -> None:
+    rows = [{"prompt": asked(n), "chosen": answer(n), "rejected": answer(n + 1)} for n in range(12)]
+    terms = "dpo.loss_terms={sigmoid: 0.8, bco_pair: 0.2}"
+    [first, _], _ = lines_of(tmp_path, rows, terms, "dpo.sft_weight=0.5", "dpo.ld_alpha=0.3")
+    assert first["loss/sigmoid"] == pytest.approx(math.log(2)) and first["nll_loss"] > 0
+    assert first["loss/bco_pair"] == pytest.approx(2 * math.log(2))
+    expected = 0.8 * math.log(2) + 0.2 * 2 * math.log(2) + 0.5 * first["nll_loss"]
+    assert first["loss"] == pytest.approx(expected, abs=1e-9)
