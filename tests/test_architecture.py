@@ -52,8 +52,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("transformers", "numpy"),
     },
     "tuning.shares": {"tuning.train"},
+    "tuning.shortened": {"tuning.chat", "tuning.encoded", "tuning.schema", "transformers"},
     "tuning.mixture": {
         "tuning.shares",
+        "tuning.shortened",
         "tuning.chat",
         "tuning.encoded",
         "tuning.forest",

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data_builders import build
 from tests.conftest import WORDS, chat_row, write_lines
-from tuning.chat import Template, load_template
+from tuning.chat import Template, encode, encode_pair, load_template
 from tuning.config import load_recipe
 from tuning.mixture import Mixture, MixtureError, built_rows, mix
 from tuning.model.tiny import train_tokenizer
@@ -403,3 +403,45 @@ def test_a_published_tokenisation_is_kept_apart_from_the_templates(
     plain, with_space, without = (length.pop() for length in lengths)
     assert with_space == without + 1  # the ▁ before the second question
     assert with_space > plain  # the fixed sentence, which llm-jp-v3 writes only for a system message
+
+
+def turns(*texts: str) -> list[dict[str, str]]:
+    roles = ["user", "assistant"] * len(texts)
+    return [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
+
+
+def test_a_long_dialogue_loses_its_last_exchanges_and_a_pair_its_first(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    dialogue = turns("the sea", "is wide", "the river", "runs", "a town", "past")
+    folder = dataset(tmp_path, [{"messages": dialogue}, {"messages": turns("a", "sea " * 80)}])
+    [whole] = encode(dialogue, tokenizer, TEMPLATE)
+    [two] = encode(dialogue[:4], tokenizer, TEMPLATE)
+    made = mixed(folder, tokenizer, max_length=len(whole) - 1, too_long="cut")
+    [example] = [row for _, row in made.order.epoch(0)]
+    assert example.sequences[0].input_ids.tolist() == two.input_ids.tolist()
+    counts = made.sources["chats"]
+    assert counts["notes"] == {"rows_cut": 1, "turns_left_out": 2}
+    assert counts["rows_dropped"] == {"too_long": 1}  # a single exchange is not cut
+
+    prompt = turns("the sea", "is wide", "the river")
+    row = {"prompt": prompt, "chosen": turns("", "runs")[1:], "rejected": turns("", "is past a town")[1:]}
+    pairs = dataset(tmp_path, [row], source="pairs")
+    sides = encode_pair(prompt[2:], row["chosen"], row["rejected"], tokenizer, TEMPLATE)
+    longest = max(len(side) for side in sides)
+    made = mix(
+        {"pairs": pairs},
+        {"pairs": Share()},
+        tokenizer,
+        TEMPLATE,
+        preference=True,
+        stage="dpo",
+        max_length=longest,
+        too_long="cut",
+        seed=1,
+        cache=tmp_path / "cache",
+    )
+    [example] = [found for _, found in made.order.epoch(0)]
+    assert [part.input_ids.tolist() for part in example.sequences] == [
+        side.input_ids.tolist() for side in sides
+    ]

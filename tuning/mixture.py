@@ -22,6 +22,7 @@ from tuning.forest import Sequence
 from tuning.records import check_counts, read_json, read_jsonl
 from tuning.schema import Conversation, PreferencePair, Row, parse_row
 from tuning.shares import Share, passes, split
+from tuning.shortened import Shortener
 from tuning.train.steps import Example, Order
 
 
@@ -106,7 +107,12 @@ def mix(
         dropped = Counter(parts.left_out)
         notes: Counter[str] = Counter()
         examples: dict[str, Example] = {}
-        for row in [*parts.train, *parts.dev]:
+        chosen = [*parts.train, *parts.dev]
+        if preference and not takes_rankings:
+            chosen = [_ends(row, notes) for row in chosen]
+        if too_long == "cut":
+            chosen = _cut(chosen, Shortener(data, tokenizer, template, legacy), max_length, notes)
+        for row in chosen:
             result = row.result
             is_judged = takes_single and row.desirable is not None
             reason = _reason_to_drop(row, max_length, preference and not is_judged)
@@ -118,9 +124,6 @@ def mix(
                 continue
             assert not isinstance(result, str)
             notes.update({key: 1 for item in result for key, count in item.counts.items() if count})
-            if preference and len(result) > 2 and not takes_rankings:
-                notes["ranked_between_unused"] += len(result) - 2
-                result = (result[0], result[-1])
             sequences = tuple(Sequence(item.input_ids, item.is_target) for item in result)
             beta = row.beta if row.beta is not None else share.beta
             examples[row.id] = Example(
@@ -138,7 +141,7 @@ def mix(
             "train_rows": len(train),
             "dev_rows": len(dev[name]),
             "weight": share.weight,
-            "target_tokens": sum(row.num_targets for row in parts.train if row.id in examples),
+            "target_tokens": sum(example.num_targets for example in train),
             "notes": dict(notes),
         }
         check_counts(sources[name], f"{stage}: {name}")
@@ -162,6 +165,31 @@ def mix(
         sources[name]["passes"] = times
     order = Order(groups, repeats, seed)
     return Mixture(order, {name: examples for name, examples in dev.items() if examples}, sources)
+
+
+def _ends(row: EncodedRow, notes: Counter[str]) -> EncodedRow:
+    """A ranking as the pair of its best and its worst answer."""
+    if isinstance(row.result, str) or len(row.result) <= 2:
+        return row
+    notes["ranked_between_unused"] += len(row.result) - 2
+    ends = (row.result[0], row.result[-1])
+    return replace(row, result=ends, num_targets=sum(int(item.is_target[1:].sum()) for item in ends))
+
+
+def _cut(
+    rows: list[EncodedRow], shortener: Shortener, max_length: int, notes: Counter[str]
+) -> list[EncodedRow]:
+    """The rows, those over `max_length` tokens with turns left out where that helps."""
+    over = [
+        row
+        for row in rows
+        if not isinstance(row.result, str) and any(len(item) > max_length for item in row.result)
+    ]
+    found = shortener.shortened(over, max_length)
+    if found:
+        notes["rows_cut"] += len(found)
+        notes["turns_left_out"] += sum(left_out for _, left_out in found.values())
+    return [found[row.id][0] if row.id in found else row for row in rows]
 
 
 def with_strangers(examples: list[Example], max_length: int) -> list[Example]:

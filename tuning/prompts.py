@@ -87,7 +87,7 @@ def mix_prompts(
                 dropped[prompt] += 1
             elif len(prompt.input_ids) <= max_length:
                 kept[row.id] = prompt
-            elif too_long == "drop":
+            elif too_long != "error":
                 dropped["too_long"] += 1
             else:
                 seen = f"the prompt of row {row.id} has {len(prompt.input_ids)} tokens"

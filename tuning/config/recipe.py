@@ -158,8 +158,8 @@ class StageConfig:
     max_length: int = setting(4096, "tokens; a longer row is too long", minimum=2)
     too_long: str = setting(
         "drop",
-        "what happens to a row over max_length: dropped and counted, or an error",
-        choices=("drop", "error"),
+        "what happens to a row over max_length: dropped and counted, whole turns left out, or an error",
+        choices=("drop", "cut", "error"),
     )
     epochs: float | None = setting(
         None, "passes over the mixture; 1 when max_steps is not given either", above=0
