@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import run_tiny, write_lines, write_recipe
+from tuning.mixture import MixtureError
 from tuning.records import read_json, read_jsonl
 
 ANSWERS = ["the sea is wide", "the river runs to it", "past a town", "where people sell rice", "and paper"]
@@ -96,3 +97,13 @@ def test_an_sft_term_and_several_losses_stand_in_the_metrics(tmp_path: Path) -> 
     assert first["loss/bco_pair"] == pytest.approx(2 * math.log(2))
     expected = 0.8 * math.log(2) + 0.2 * 2 * math.log(2) + 0.5 * first["nll_loss"]
     assert first["loss"] == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("own", [{"beta": 0.3}, {"loss_weight": 2}])
+def test_a_loss_that_takes_pairs_apart_refuses_what_a_pair_says_of_itself(
+    own: dict[str, float], tmp_path: Path
+) -> None:
+    rows = [{"prompt": asked(n), "chosen": answer(n), "rejected": answer(n + 1)} for n in range(12)]
+    rows[7] |= own  # type: ignore[arg-type]
+    with pytest.raises(MixtureError, match=r"row own-00008 has a (weight 2|beta 0\.3) of its own; aot sorts"):
+        lines_of(tmp_path, rows, "dpo.loss=aot", "dpo.mix.own.dev_rows=0")

@@ -210,7 +210,8 @@ def open_mixture(
     stage: str,
 ) -> Mixture:
     """The stage's data, encoded."""
-    return mix(
+    terms = loss_terms(config) if isinstance(config, DPOConfig) else {}
+    mixture = mix(
         {name: paths.datasets[name] for name in config.mix},
         shares(config),
         tokenizer,
@@ -223,9 +224,25 @@ def open_mixture(
         cache=paths.cache / "encoded",
         legacy=None if isinstance(config, RewardConfig) else config.legacy,
         weigh_by=config.weigh_by,
-        takes_rankings=isinstance(config, DPOConfig) and RANKED in loss_terms(config),
-        takes_single=isinstance(config, DPOConfig) and SINGLE in loss_terms(config),
+        takes_rankings=RANKED in terms,
+        takes_single=SINGLE in terms,
     )
+    sorting = [name for name in terms if name != SINGLE and PREFERENCE_LOSSES[name].sees_step]
+    if sorting:
+        _refuse_own_settings(mixture, sorting[0])
+    return mixture
+
+
+def _refuse_own_settings(mixture: Mixture, loss: str) -> None:
+    """Raises `MixtureError` for a pair with a weight or beta of its own where a loss takes pairs apart."""
+    for groups in mixture.order.groups.values():
+        for example in (example for group in groups for example in group):
+            if example.weight != 1 or example.beta is not None:
+                seen = f"weight {example.weight:g}" if example.weight != 1 else f"beta {example.beta:g}"
+                raise MixtureError(
+                    f"dpo: row {example.id} has a {seen} of its own; {loss} sorts the answers of a step "
+                    "apart and cannot use it"
+                )
 
 
 def proof(config: SFTConfig, paths: Paths, tokenizer: PreTrainedTokenizerBase, template: Template) -> str:
