@@ -39,7 +39,6 @@ import platform
 import statistics
 import subprocess
 import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -47,111 +46,11 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
+
+from tests.benchmarks.preference_setup import SHAPES, make_model, make_pairs  # noqa: E402
+
 SHARED = Path(os.environ.get("TUNING_SHARED", ROOT.parent / "shared"))
-TEMPLATE, BETA = "llm-jp-v3", 0.1
-SHAPES = {  # hidden, layers, heads, intermediate
-    "51m": (256, 6, 4, 1024),
-    "1.8b": (2048, 24, 16, 7168),
-    "7.2b": (4096, 32, 32, 11008),
-}
-COMMON: dict[str, Any] = {
-    "learning_rate": 1e-4,
-    "lr_scheduler_type": "constant",
-    "max_grad_norm": 1.0,
-    "weight_decay": 0.0,
-    "seed": 7,
-}
 SYSTEMS = ("ours", "trl default", "trl best")
-
-
-class Clock:
-    """Seconds of wall time and of CPU time (all threads) since it was made."""
-
-    def __init__(self) -> None:
-        self.started = time.perf_counter(), time.process_time()
-
-    def read(self) -> list[float]:
-        return [time.perf_counter() - self.started[0], time.process_time() - self.started[1]]
-
-
-def peak_mib() -> int:
-    """Most memory that this process has held: reserved on the GPU, else resident. Not `ru_maxrss`, which a
-    child takes over from the process that started it."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_reserved() >> 20
-    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line]
-    return int(line.split()[1]) >> 10
-
-
-def make_pairs(kind: str, count: int, data: Path, folder: Path) -> list[dict[str, Any]]:
-    """Pairs as `ids` (chosen, rejected), `start` (first scored token), and for HH-RLHF the row itself."""
-    import numpy as np
-
-    if kind == "long":
-        random = np.random.default_rng(20_261_122)
-
-        def lengths(mean: int) -> list[int]:
-            spread = np.log(1 + 0.5**2)
-            drawn = random.lognormal(np.log(mean) - spread / 2, np.sqrt(spread), count)
-            return drawn.round().astype(int).clip(mean // 8, 5 * mean // 2).tolist()  # type: ignore[no-any-return]
-
-        pairs = []
-        for prompt, chosen, rejected in zip(lengths(1500), lengths(300), lengths(300), strict=True):
-            start = random.integers(1_000, 99_000, prompt).tolist()
-            sides = [start + random.integers(1_000, 99_000, size).tolist() for size in (chosen, rejected)]
-            pairs.append({"ids": sides, "start": prompt})
-        return pairs
-    from transformers import AutoTokenizer
-
-    from data_builders import build
-    from tuning.chat import encode_pair, load_template
-    from tuning.records import read_jsonl
-
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    with TemporaryDirectory() as built:
-        build("hh_rlhf", [str(data / "hh-rlhf" / "harmless-base-part.jsonl.gz")], built)
-        rows = [row for row, _ in zip(read_jsonl(Path(built) / "data.jsonl"), range(count), strict=False)]
-    if len(rows) < count:
-        raise SystemExit(f"{count} pairs are asked for, the file has {len(rows)}")
-    pairs = []
-    for row in rows:
-        messages = {side: row[side] for side in ("prompt", "chosen", "rejected")}
-        encoded = encode_pair(*messages.values(), tokenizer, load_template(TEMPLATE))
-        starts = {int(np.flatnonzero(side.is_target)[0]) for side in encoded}
-        assert len(starts) == 1 and all(side.is_target[min(starts) :].all() for side in encoded)
-        pairs.append(
-            {"ids": [side.input_ids.tolist() for side in encoded], "start": min(starts), "row": messages}
-        )
-    return pairs
-
-
-def make_model(shape: str, folder: Path, tokenizer: Any) -> str:
-    """Writes random weights; returns their number in words."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    hidden, layers, heads, intermediate = SHAPES[shape]
-    config = LlamaConfig(
-        vocab_size=99_584,
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=intermediate,
-        max_position_embeddings=8192,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config)
-    model.save_pretrained(folder)
-    vocabulary = sum(layer.weight.numel() for layer in (model.lm_head, model.model.embed_tokens))
-    total = sum(parameter.numel() for parameter in model.parameters())
-    return (
-        f"{vocabulary / 1e6:.1f}M weights of embeddings and head, {(total - vocabulary) / 1e6:.1f}M of layers"
-    )
 
 
 def run_one(given: argparse.Namespace, place: Path, system: str, steps: int, micro: int) -> dict[str, Any]:
@@ -162,197 +61,6 @@ def run_one(given: argparse.Namespace, place: Path, system: str, steps: int, mic
     if done.returncode:
         raise SystemExit(f"{system} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
-
-
-def job_of_child(place: Path, tokenizer: Path, job: dict[str, Any]) -> None:
-    import torch
-
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    pairs = json.loads((place / "pairs.json").read_text())[: job["steps"] * job["pairs"]]
-    with TemporaryDirectory() as output:
-        measured = (ours if job["system"] == "ours" else trl)(
-            place / "model", tokenizer, pairs, job, Path(output)
-        )
-    print(json.dumps({**measured, "pairs": len(pairs), "peak": peak_mib()}))
-
-
-def recorder() -> Any:
-    """A callback that knows the seconds from the start of training to the end of its last step, and every
-    loss."""
-    from transformers import TrainerCallback
-
-    class Recorder(TrainerCallback):
-        def __init__(self) -> None:
-            self.clock, self.seconds = Clock(), [0.0, 0.0]
-            self.losses: list[float] = []
-
-        def on_train_begin(self, *_: Any, **__: Any) -> None:
-            self.clock = Clock()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            self.seconds = self.clock.read()
-
-        def on_log(self, *_: Any, logs: dict[str, float] | None = None, **__: Any) -> None:
-            if logs and "grad_norm" in logs:
-                self.losses.append(logs["loss"])
-
-    return Recorder()
-
-
-def examples_of(pairs: list[dict[str, Any]]) -> list[Any]:
-    import numpy as np
-
-    from tuning.forest import Sequence
-    from tuning.train.steps import Example
-
-    examples = []
-    for number, pair in enumerate(pairs):
-        sides = [
-            Sequence(np.array(ids, dtype=np.int32), np.arange(len(ids)) >= pair["start"])
-            for ids in pair["ids"]
-        ]
-        examples.append(Example(f"pair-{number}", "pairs", f"pair-{number}", tuple(sides)))
-    return examples
-
-
-def order_of(examples: list[Any]) -> Any:
-    from tuning.train.steps import Order
-
-    return Order({"pairs": [[example] for example in examples]}, {"pairs": 1.0}, COMMON["seed"])
-
-
-def our_trainer(model: Path, pairs: list[dict[str, Any]], job: dict[str, Any], output: Path) -> Any:
-    """(trainer, store) as `recipes/dpo.py` makes them."""
-    import torch
-
-    from tuning.model.adapters import disable_dropout
-    from tuning.model.head import TargetModel
-    from tuning.model.loading import compute_dtype, load_model
-    from tuning.train.objectives import PREFERENCE_LOSSES
-    from tuning.train.reference import ReferenceStore
-    from tuning.train.session import Session, training_arguments
-    from tuning.train.step_objectives import preference_objective
-    from tuning.train.steps import Schedule
-    from tuning.train.trainer import ChatTrainer
-
-    policy = TargetModel(load_model(str(model), dtype=torch.float32))
-    disable_dropout(policy)
-    schedule = Schedule(order_of(examples_of(pairs)), job["pairs"], len(pairs), is_preference=True)
-    session = Session(
-        "dpo",
-        output,
-        schedule,
-        tokens_per_device=job["tokens"],
-        learning_rate=COMMON["learning_rate"],
-        lr_schedule="constant",
-        save_steps=1 << 30,
-    )
-    arguments = training_arguments(
-        output, precision=compute_dtype("auto"), num_steps=schedule.num_steps, settings=COMMON
-    )
-    store = ReferenceStore()
-    objective = preference_objective(PREFERENCE_LOSSES["sigmoid"], store, beta=BETA)
-    return ChatTrainer(policy, arguments, session, objective), store
-
-
-def ours(
-    model: Path, _: Path, pairs: list[dict[str, Any]], job: dict[str, Any], output: Path
-) -> dict[str, Any]:
-    from tuning.records import read_jsonl
-
-    sys.stdout, stdout = sys.stderr, sys.stdout  # the meter's lines
-    trainer, store = our_trainer(model, pairs, job, output)
-    baseline, seen = peak_mib(), recorder()
-    trainer.add_callback(seen)
-    clock = Clock()
-    trainer.compute_reference(store, [])
-    reference = clock.read()
-    trainer.run()
-    sys.stdout = stdout
-    tokens = sum(line["tokens"] for line in read_jsonl(output / "metrics.jsonl"))
-    return {
-        "reference": reference,
-        "training": seen.seconds,
-        "losses": seen.losses,
-        "tokens": tokens,
-        "baseline": baseline,
-    }
-
-
-def trl(
-    model: Path, tokenizer: Path, pairs: list[dict[str, Any]], job: dict[str, Any], output: Path
-) -> dict[str, Any]:
-    import torch
-    from datasets import Dataset, disable_progress_bars
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl import DPOConfig, DPOTrainer
-
-    from tuning.chat import load_template
-
-    disable_progress_bars()
-    pairs = [pairs[int(example.id.split("-")[1])] for _, example in order_of(examples_of(pairs)).epoch(0)]
-    ids = [
-        {
-            "prompt_ids": pair["ids"][0][: pair["start"]],
-            "chosen_ids": pair["ids"][0][pair["start"] :],
-            "rejected_ids": pair["ids"][1][pair["start"] :],
-        }
-        for pair in pairs
-    ]
-    measured: dict[str, Any] = {"reference": [0.0, 0.0], "tokens": 0}
-
-    class Timed(DPOTrainer):  # type: ignore[misc]
-        def _prepare_dataset(self, dataset: Any, *args: Any, **options: Any) -> Any:
-            if "row" not in pairs[0]:
-                return Dataset.from_list(ids)
-            prepared = super()._prepare_dataset(dataset, *args, **options)
-            for index, (theirs, wanted) in enumerate(zip(prepared, ids, strict=True)):
-                if any(theirs[name] != wanted[name] for name in wanted):
-                    raise SystemExit(f"pair {index} has other ids or scored tokens under TRL")
-            return prepared
-
-        def _precompute_ref_logps(self, *args: Any, **options: Any) -> Any:
-            clock = Clock()
-            computed = super()._precompute_ref_logps(*args, **options)
-            measured["reference"] = clock.read()
-            return computed
-
-        def training_step(self, model: Any, inputs: Any, *args: Any, **options: Any) -> Any:
-            measured["tokens"] += inputs["input_ids"].numel()
-            return super().training_step(model, inputs, *args, **options)
-
-    is_best = job["system"] == "trl best"
-    processing = AutoTokenizer.from_pretrained(tokenizer)
-    load_template(TEMPLATE).install(processing)
-    policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="sdpa")
-    measured["baseline"], seen = peak_mib(), recorder()
-    on_gpu = torch.cuda.is_available()
-    trainer = Timed(
-        model=policy,
-        args=DPOConfig(
-            output_dir=str(output),
-            beta=BETA,
-            max_length=None,
-            max_steps=job["steps"],
-            per_device_train_batch_size=job["micro"],
-            gradient_accumulation_steps=job["pairs"] // job["micro"],
-            precompute_ref_log_probs=is_best,
-            train_sampling_strategy="sequential",
-            logging_steps=1,
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            bf16=on_gpu,
-            use_cpu=not on_gpu,
-            **({"gradient_checkpointing": False} if is_best else {}),
-            **COMMON,
-        ),
-        train_dataset=Dataset.from_list([pair.get("row", {"prompt": ""}) for pair in pairs]),
-        processing_class=processing,
-        callbacks=[seen],
-    )
-    trainer.train()
-    return {**measured, "training": seen.seconds, "losses": seen.losses}
 
 
 def rate(run: dict[str, Any], clock: int = 0) -> float:
@@ -384,34 +92,41 @@ def compare(given: argparse.Namespace, place: Path) -> None:
             print(f"{name}: {rate(latest):.3f} pairs/s, {latest['peak']} MiB", file=sys.stderr, flush=True)
     print(
         "| system | pairs a device | pairs/s (median) | all | pairs per CPU second | reference s "
-        "| training s "
-        "| token slots a pair | peak MiB | after loading |\n"
+        "| training s | token slots a pair | peak MiB | after loading |\n"
         "| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     )
-    speed, by_cpu, memory = {}, {}, {}
     for name, results in runs.items():
-        speed[name] = statistics.median(map(rate, results))
-        by_cpu[name] = statistics.median(rate(run, 1) for run in results)
-        memory[name] = max(run["peak"] for run in results)
         every = " ".join(f"{rate(run):.3f}" for run in results)
         spent = [statistics.median(run[part][0] for run in results) for part in ("reference", "training")]
-        print(
-            f"| {name} | {micro[name] or 'by tokens'} | {speed[name]:.3f} | {every} | {by_cpu[name]:.3f} "
-            f"| {spent[0]:.1f} | {spent[1]:.1f} | {results[0]['tokens'] / results[0]['pairs']:.0f} "
-            f"| {memory[name]} | {results[0]['baseline']} |"
-        )
+        cells = [
+            name,
+            micro[name] or "by tokens",
+            f"{statistics.median(map(rate, results)):.3f}",
+            every,
+            f"{statistics.median(rate(run, 1) for run in results):.3f}",
+            *(f"{seconds:.1f}" for seconds in spent),
+            f"{results[0]['tokens'] / results[0]['pairs']:.0f}",
+            max(run["peak"] for run in results),
+            results[0]["baseline"],
+        ]
+        print(f"| {' | '.join(map(str, cells))} |")
     losses = runs["ours"][0]["losses"]
     print(f"\nOur loss goes from {losses[0]:.6f} to {losses[-1]:.6f} in {len(losses)} steps.")
     for name in SYSTEMS[1:]:
+        rounds = list(zip(runs["ours"], runs[name], strict=True))
+        by_wall, by_cpu = (
+            statistics.median(rate(mine, clock) / rate(theirs, clock) for mine, theirs in rounds)
+            for clock in (0, 1)
+        )
+        memory = max(mine["peak"] for mine, _ in rounds) / max(theirs["peak"] for _, theirs in rounds)
         worst = max(
             abs(one - other)
-            for mine, theirs in zip(runs["ours"], runs[name], strict=True)
+            for mine, theirs in rounds
             for one, other in zip(mine["losses"], theirs["losses"], strict=True)
         )
         print(
-            f"Against {name}: {speed['ours'] / speed[name]:.1f} times the pairs/s "
-            f"({by_cpu['ours'] / by_cpu[name]:.1f} by CPU seconds), "
-            f"{memory['ours'] / memory[name]:.0%} of the peak memory; losses differ by at most {worst:.1e}."
+            f"Against {name}: {by_wall:.1f} times the pairs/s ({by_cpu:.1f} by CPU seconds; medians over "
+            f"rounds), {memory:.0%} of the peak memory; losses differ by at most {worst:.1e}."
         )
 
 
@@ -433,6 +148,8 @@ def main() -> None:
     given = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(given.threads))
     if given.job is not None:
+        from tests.benchmarks.preference_systems import job_of_child
+
         job_of_child(given.place, given.tokenizer, given.job)
         return
     os.environ["OMP_NUM_THREADS"] = str(given.threads)
@@ -458,6 +175,7 @@ def main() -> None:
             flush=True,
         )
         if given.products:
+            from tests.benchmarks.preference_systems import our_trainer
             from tests.benchmarks.products import print_products
 
             trainer, store = our_trainer(
