@@ -145,7 +145,10 @@ def keys_of(stage: str) -> TrainerKeys:
         batch = "batch_rows" if stage == "sft" else "batch_pairs"
         owned = {name: owner.format(stage=stage, batch=batch) for name, owner in OWNED.items()}
         return TrainerKeys("transformers.TrainingArguments", trainer_arguments(), owned, REFUSED)
-    owners = {name: owner for name, owner in OWNED.items() if not owner.startswith("dpo.")}
+    without = {*_BORROWED_REFUSED, "warmup_ratio"}  # settings that these stages do not have
+    owners = {
+        name: owner for name, owner in OWNED.items() if name not in without and not owner.startswith("dpo.")
+    }
     owned = {name: owner.format(stage=stage, batch="") for name, owner in owners.items()}
     owned.update(_BATCHES[stage])
     name = {"reward": "RewardConfig", "grpo": "GRPOConfig"}[stage]
