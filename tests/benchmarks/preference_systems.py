@@ -107,10 +107,9 @@ def our_trainer(model: Path, pairs: list[dict[str, Any]], job: dict[str, Any], o
     from tuning.model.adapters import disable_dropout
     from tuning.model.head import TargetModel
     from tuning.model.loading import compute_dtype, load_model
-    from tuning.train.objectives import PREFERENCE_LOSSES
     from tuning.train.reference import ReferenceStore
     from tuning.train.session import Session, training_arguments
-    from tuning.train.step_objectives import preference_objective
+    from tuning.train.step_objectives import PreferenceObjective
     from tuning.train.steps import Schedule
     from tuning.train.trainer import ChatTrainer
 
@@ -130,7 +129,7 @@ def our_trainer(model: Path, pairs: list[dict[str, Any]], job: dict[str, Any], o
         output, precision=compute_dtype("auto"), num_steps=schedule.num_steps, settings=COMMON
     )
     store = ReferenceStore()
-    objective = preference_objective(PREFERENCE_LOSSES["sigmoid"], store, beta=BETA)
+    objective = PreferenceObjective({"sigmoid": 1.0}, store, beta=BETA)
     return ChatTrainer(policy, arguments, session, objective), store
 
 
