@@ -26,6 +26,7 @@ from tuning.chat import encode_pair, encode_prompt, load_template
 from tuning.mixture import MixtureError, built_rows
 from tuning.model.loading import ModelError, load_tokenizer
 from tuning.model.scoring import load_reward_model, new_reward_model, scores
+from tuning.pipeline import check
 from tuning.prompts import mix_prompts
 from tuning.records import check_counts, read_json, read_jsonl, read_record
 from tuning.schema import Conversation, PreferencePair, dicts
@@ -255,6 +256,16 @@ def test_a_model_that_gives_no_single_number_is_refused_as_reward_model(methods_
         ModelError, match="LlamaForCausalLM with 2 labels; accepted: a sequence classification"
     ):
         load_reward_model(str(methods_run.output / "sft/model"), pad_token_id=3)
+
+
+def test_check_tells_a_reward_model_from_another_by_its_files(methods_run: TinyRun) -> None:
+    def problems(model: Path) -> list[str]:
+        key = f"grpo.rewards.liked.model={model}"
+        return [problem.message for problem in check(load_recipe(methods_run.recipe, [key]))]
+
+    assert problems(methods_run.output / "reward/model") == []
+    [message] = problems(methods_run.output / "sft/model")
+    assert "is no reward model: saw LlamaForCausalLM; accepted: a sequence classification model" in message
 
 
 # What is done again, what resumes

@@ -11,6 +11,7 @@ from tuning.config import Problem, Recipe
 from tuning.pipeline.execution import shown
 from tuning.pipeline.screening import evaluation_set_problems
 from tuning.pipeline.terms import licence_problems, licence_warnings
+from tuning.records import read_json
 
 
 def check(recipe: Recipe) -> list[Problem]:
@@ -49,11 +50,28 @@ def check(recipe: Recipe) -> list[Problem]:
             add("base", f"{recipe.base} has no config.json; a Hugging Face checkpoint folder is accepted")
         elif not any(start.glob("*.safetensors")):
             add("base", f"{recipe.base} has no *.safetensors; pickled weights are not loaded, convert them")
+    for name, reward in (recipe.grpo.rewards if recipe.grpo else {}).items():
+        if reward.model and Path(reward.model).is_dir() and (fault := _no_reward_model(Path(reward.model))):
+            add(
+                f"grpo.rewards.{name}.model",
+                f"grpo.rewards.{name}.model: {shown(Path(reward.model))} {fault}",
+            )
     tokenizer = Path(recipe.tokenizer or recipe.base)
     if tokenizer.is_dir() and not (tokenizer / "tokenizer.json").is_file():
         key = "tokenizer" if recipe.tokenizer else "base"
         add(key, f"{tokenizer} has no tokenizer.json; a fast tokenizer is needed")
     return problems
+
+
+def _no_reward_model(folder: Path) -> str | None:
+    """Why a folder is no reward model that could be asked, as far as its files tell without the weights."""
+    names = [str(name) for name in read_json(folder / "config.json").get("architectures") or []]
+    if not any(name.endswith("ForSequenceClassification") for name in names):
+        seen = ", ".join(names) or "no architecture"
+        return f"is no reward model: saw {seen}; accepted: a sequence classification model with one label"
+    if not any(folder.glob("*.safetensors")):
+        return "has no *.safetensors; pickled weights are not loaded, convert them"
+    return None if (folder / "tokenizer.json").is_file() else "has no tokenizer.json to read answers with"
 
 
 def warnings(recipe: Recipe) -> list[Problem]:
