@@ -170,13 +170,7 @@ class StageConfig:
         "cosine", "how the learning rate falls after warm-up", choices=("cosine", "linear", "constant")
     )
     warmup_steps: int = setting(0, "optimizer steps in which the learning rate rises from 0", minimum=0)
-    warmup_ratio: float | None = setting(
-        None, "the same as a share of the run's steps, rounded up; instead of warmup_steps", above=0, below=1
-    )
     min_learning_rate: float = setting(0.0, "learning rate that the schedule ends at", minimum=0)
-    hold_steps: int = setting(
-        0, "last optimizer steps, held at min_learning_rate (NeMo's constant_steps)", minimum=0
-    )
     weight_decay: float = setting(0.0, "AdamW's decoupled weight decay", minimum=0)
     adam_beta1: float = setting(0.9, "AdamW's decay of the mean gradient", minimum=0, below=1)
     adam_beta2: float = setting(0.999, "AdamW's decay of the mean squared gradient", minimum=0, below=1)
@@ -196,12 +190,6 @@ class StageConfig:
         None, "optimizer steps between checkpoints; null = ten times over the run", minimum=1
     )
     keep_checkpoints: int = setting(2, "checkpoints kept on disk, the newest", minimum=1)
-    best_by: str | None = setting(
-        None, "evaluation metric whose best step becomes the stage's model; null = the last step does"
-    )
-    stop_after_evaluations: int | None = setting(
-        None, "evaluations without improvement of best_by after which the stage ends; null = never", minimum=1
-    )
     report_to: list[str] = setting([], "experiment trackers", choices=("wandb", "tensorboard"))
     trainer: dict[str, Any] = setting(
         {}, "any other key of transformers.TrainingArguments, under its own spelling"
@@ -222,6 +210,18 @@ class TrainConfig(StageConfig):
         16384, "tokens in one micro-step of one device; memory, not meaning", minimum=1
     )
     share_prefix: bool = setting(True, "rows of a group compute their common beginning once")
+    warmup_ratio: float | None = setting(
+        None, "warmup_steps as a share of the run's steps, rounded up; instead of them", above=0, below=1
+    )
+    hold_steps: int = setting(
+        0, "last optimizer steps, held at min_learning_rate (NeMo's constant_steps)", minimum=0
+    )
+    best_by: str | None = setting(
+        None, "evaluation metric whose best step becomes the stage's model; null = the last step does"
+    )
+    stop_after_evaluations: int | None = setting(
+        None, "evaluations without improvement of best_by after which the stage ends; null = never", minimum=1
+    )
 
 
 @dataclass(kw_only=True)

@@ -122,6 +122,7 @@ class BorrowedRun(Trainer):
             checkpoint.load_weights(self.plan.resume_from, self.bare_model)
             self.meter.note(f"resumes after step {self.start_step}/{self.plan.num_steps}")
         self._cut_records()
+        self.meter.start()
         if self.plan.evaluates_first and self.start_step == 0:
             self.evaluate_now(0)
         with signals.stop_signals():
