@@ -75,10 +75,15 @@ def write_rows(path: Path, rows: Any) -> None:
 def ours(file: Path, tokenizer: Any) -> tuple[float, Encoded]:
     """CPU seconds, and what came of it."""
     from tuning.chat import load_template
+    from tuning.chat.lines import lines_of
+    from tuning.chat.rendering import bind
     from tuning.encoded import encoded_source
     from tuning.forest import Sequence, grow, partition
 
     found: Encoded = Counter()
+    lines = lines_of(bind(tokenizer, load_template(TEMPLATE)))
+    if lines is not None and lines.stretches is not None:
+        lines.stretches.forget()
     with TemporaryDirectory() as cache:
         started = cpu_seconds()
         rows = list(encoded_source(file, tokenizer, load_template(TEMPLATE), cache, workers=1))

@@ -24,6 +24,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from .rendering import Binding, Rendered
+from .stretches import Normalised, Stretches, can_be_remembered
 
 CHECKED_ROWS = 200
 """Rows of each binding that are also encoded the slow way; a difference switches this way off."""
@@ -40,10 +41,12 @@ _NORMALIZERS = (
 class Lines:
     """The tokenizer of a binding, without offsets."""
 
-    def __init__(self, binding: Binding, plain: Tokenizer, line_break: int) -> None:
+    def __init__(
+        self, binding: Binding, plain: Tokenizer, line_break: int, stretches: Stretches | None
+    ) -> None:
         self.is_trusted = True
         self.unchecked = CHECKED_ROWS
-        self._binding, self._plain = binding, plain
+        self._binding, self._plain, self.stretches = binding, plain, stretches
         self._is_landmark = np.zeros(plain.get_vocab_size(with_added_tokens=True), dtype=bool)
         self._is_landmark[[line_break, *binding.control_ids.values()]] = True
 
@@ -51,11 +54,10 @@ class Lines:
         """Per row ids int32 and is_target bool, (tokens,), or None where it has to be encoded with
         offsets."""
         marks = [self._marks(row) for row in rows]
-        texts = [_normalised(row) for row, places in zip(rows, marks, strict=True) if places is not None]
-        all_ids = [found.ids for found in self._plain.encode_batch_fast(texts, add_special_tokens=False)]
         # One array for all rows: what numpy does costs less than asking it to.
-        ends = list(itertools.accumulate(map(len, all_ids)))
-        tokens = np.fromiter(itertools.chain.from_iterable(all_ids), dtype=np.int32, count=sum(ends[-1:]))
+        tokens, ends = self._ids(
+            [_normalised(row) for row, places in zip(rows, marks, strict=True) if places is not None]
+        )
         is_target = np.zeros(len(tokens), dtype=bool)
         landmarks = np.flatnonzero(self._is_landmark[tokens]).tolist()
         stretches = iter(itertools.pairwise([0, *ends]))
@@ -73,6 +75,15 @@ class Lines:
             results.append((tokens[start:end], is_target[start:end]) if is_sound else None)
             at = following
         return results
+
+    def _ids(self, rows: Sequence[Normalised]) -> tuple[np.ndarray, list[int]]:
+        """The ids of all rows, int32 (tokens,), and where in them each row ends."""
+        if self.stretches is not None:
+            return self.stretches.encode(rows)
+        texts = [row.text for row in rows]
+        ids = [found.ids for found in self._plain.encode_batch_fast(texts, add_special_tokens=False)]
+        ends = list(itertools.accumulate(map(len, ids)))
+        return np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int32, count=sum(ends[-1:])), ends
 
     def _marks(self, row: Rendered) -> list[tuple[int, int, int]] | None:
         """Each span as (a landmark, 1 if the span begins behind it and 0 if with it, the landmark that ends
@@ -96,16 +107,23 @@ class Lines:
         return marks
 
 
-def _normalised(row: Rendered) -> str:
+def _normalised(row: Rendered) -> Normalised:
     """What the tokenizer's normalizer makes of the text between control tokens, which it does at a third of
     the cost of the tokens because it keeps track of every character."""
-    parts, position = [], 0
-    for start, end, _ in [*row.controls, (len(row.text), len(row.text), -1)]:
+    parts: list[str] = []
+    controls = []
+    position = length = 0
+    for start, end, _ in row.controls:
         if start > position:
             parts += [_SPACE, row.text[position:start].replace(" ", _SPACE)]
+            length += 1 + start - position
         parts.append(row.text[start:end])
+        controls.append((length, length + end - start))
+        length += end - start
         position = end
-    return "".join(parts)
+    if position < len(row.text):
+        parts += [_SPACE, row.text[position:].replace(" ", _SPACE)]
+    return Normalised("".join(parts), controls)
 
 
 def lines_of(binding: Binding) -> Lines | None:
@@ -136,8 +154,15 @@ def _lines(binding: Binding) -> Lines | None:
     if not is_known_kind:
         return None
     plan["normalizer"] = plan["post_processor"] = plan["truncation"] = plan["padding"] = None
-    if "without offsets" not in binding.copies:
-        binding.copies["without offsets"] = Tokenizer.from_str(json.dumps(plan))
-    plain = binding.copies["without offsets"]
+    copies = binding.copies
+    if "without offsets" not in copies:
+        copies["without offsets"] = Tokenizer.from_str(json.dumps(plan))
+    plain: Tokenizer = copies["without offsets"]
     line_break = plain.encode("\n", add_special_tokens=False).ids
-    return Lines(binding, plain, line_break[0]) if len(line_break) == 1 else None
+    if len(line_break) != 1:
+        return None
+    key = ("stretches", *sorted(binding.control_ids))
+    if key not in copies:
+        is_exact = can_be_remembered(model["vocab"])
+        copies[key] = Stretches(plain, model["vocab"], binding.control_ids) if is_exact else None
+    return Lines(binding, plain, line_break[0], copies[key])

@@ -30,7 +30,6 @@ from .templates import FIXED_SENTENCE, ONE_ANSWER, ChatError, Template
 from .verbatim import writes_texts_only
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
     from .lines import Lines
@@ -113,7 +112,7 @@ class Binding:
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, template: Template, copies: dict[object, Tokenizer]
+        self, tokenizer: PreTrainedTokenizerBase, template: Template, copies: dict[Any, Any]
     ) -> None:
         if not tokenizer.is_fast:
             reason = f"{type(tokenizer).__name__} gives no offsets; a fast tokenizer is needed"
@@ -127,7 +126,8 @@ class Binding:
         self.tokenizer = cast("PreTrainedTokenizerBase", weakref.proxy(tokenizer))
         self.template = template
         self.copies = copies
-        """Altered copies of the tokenizer's backend, which its bindings share: one may take 300 MB."""
+        """Altered copies of the tokenizer's backend and what was learned of them, which its bindings share:
+        one may take 300 MB."""
         self.control_ids = {
             str(token): token_id
             for token_id, token in tokenizer.added_tokens_decoder.items()
@@ -343,7 +343,7 @@ def _kind(message: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
 _bindings: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, dict[Any, Binding]] = (
     weakref.WeakKeyDictionary()
 )
-_copies: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, dict[Any, dict[object, Tokenizer]]] = (
+_copies: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, dict[Any, dict[Any, Any]]] = (
     weakref.WeakKeyDictionary()
 )
 
