@@ -10,7 +10,8 @@ over the pairs, so the reference is computed once for each pair and counts: TRL'
 TRL's best and ours beforehand.
 
 - `ours`: `ChatTrainer` as `recipes/dpo.py` runs it.
-- `trl default`: `DPOConfig()` at 8 pairs a device, the rest of a step by accumulation; checkpointed.
+- `trl default`: `DPOConfig()` at 8 pairs a device, or as many as fit, the rest of a step by accumulation;
+  checkpointed.
 - `trl best`: references precomputed, no checkpointing, the pairs a device that the sweep found fastest.
 
 `--data hh` takes the first pairs of HH-RLHF whose text TRL tokenises itself; the run stops if an id or a
@@ -51,13 +52,19 @@ from tests.benchmarks.preference_setup import SHAPES, make_model, make_pairs  # 
 
 SHARED = Path(os.environ.get("TUNING_SHARED", ROOT.parent / "shared"))
 SYSTEMS = ("ours", "trl default", "trl best")
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "MemoryError")
 
 
-def run_one(given: argparse.Namespace, place: Path, system: str, steps: int, micro: int) -> dict[str, Any]:
-    """What a process of its own measured."""
+def run_one(
+    given: argparse.Namespace, place: Path, system: str, steps: int, micro: int
+) -> dict[str, Any] | None:
+    """What a process of its own measured; None if it needed more memory than there is."""
     job = {"system": system, "steps": steps, "pairs": given.pairs, "micro": micro, "tokens": given.tokens}
+    job["memory"] = given.memory
     command = [sys.executable, __file__, "--tokenizer", str(given.tokenizer), "--job", json.dumps(job)]
     done = subprocess.run([*command, "--place", str(place)], capture_output=True, text=True, check=False)
+    if done.returncode and any(words in done.stderr for words in OUT_OF_MEMORY):
+        return None
     if done.returncode:
         raise SystemExit(f"{system} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
@@ -73,12 +80,16 @@ def sweep(given: argparse.Namespace, place: Path) -> int:
     sizes = [int(size) for size in given.sweep.split(",") if given.pairs % int(size) == 0]
     if len(sizes) == 1:
         return sizes[0]
-    found = {size: run_one(given, place, "trl best", 1, size) for size in sizes}
+    found: dict[int, float] = {}
     print("| TRL, references precomputed, pairs a device | pairs/s | peak MiB |\n| ---: | ---: | ---: |")
-    for size, run in found.items():
-        print(f"| {size} | {rate(run):.3f} | {run['peak']} |", flush=True)
+    for size in sizes:
+        run = run_one(given, place, "trl best", 1, size)
+        if run is not None:
+            found[size] = rate(run)
+        cells = f"{rate(run):.3f} | {run['peak']}" if run is not None else "| out of memory"
+        print(f"| {size} | {cells} |", flush=True)
     print()
-    return max(found, key=lambda size: rate(found[size]))
+    return max(found, key=lambda size: found[size])
 
 
 def compare(given: argparse.Namespace, place: Path) -> None:
@@ -87,8 +98,14 @@ def compare(given: argparse.Namespace, place: Path) -> None:
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in SYSTEMS}
     for _ in range(given.rounds):
         for name in SYSTEMS:
-            runs[name].append(run_one(given, place, name, given.steps, micro[name]))
-            latest = runs[name][-1]
+            latest = run_one(given, place, name, given.steps, micro[name])
+            while latest is None:
+                if micro[name] < 2:
+                    raise SystemExit(f"{name} needs more memory than there is")
+                micro[name] //= 2
+                print(f"{name}: out of memory, now {micro[name]} pairs a device", file=sys.stderr, flush=True)
+                latest = run_one(given, place, name, given.steps, micro[name])
+            runs[name].append(latest)
             print(f"{name}: {rate(latest):.3f} pairs/s, {latest['peak']} MiB", file=sys.stderr, flush=True)
     print(
         "| system | pairs a device | pairs/s (median) | all | pairs per CPU second | reference s "
@@ -139,6 +156,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sweep", default="1,2,4,8", help="pairs a device to try for TRL's best")
     parser.add_argument("--tokens", type=int, default=4096, help="our tokens_per_device")
+    parser.add_argument("--memory", type=float, help="GiB that a run may take, on a CPU")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--products", action="store_true", help="our step beside its matrix products")
     parser.add_argument("--shared", type=Path, default=SHARED / "data", help="the folder of hh-rlhf/")

@@ -47,6 +47,10 @@ def job_of_child(place: Path, tokenizer: Path, job: dict[str, Any]) -> None:
     import torch
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    if job["memory"] and not torch.cuda.is_available():
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (int(job["memory"] * 2**30),) * 2)
     pairs = json.loads((place / "pairs.json").read_text())[: job["steps"] * job["pairs"]]
     with TemporaryDirectory() as output:
         measured = (ours if job["system"] == "ours" else trl)(
