@@ -25,7 +25,7 @@ from tuning.stage import (
     trainer_arguments,
 )
 from tuning.train.held_out import held_out_preferences
-from tuning.train.trainer import ChatTrainer
+from tuning.train.trainer import ChatTrainer, gathered
 
 
 def train(recipe: Recipe, paths: Paths) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def train(recipe: Recipe, paths: Paths) -> dict[str, Any]:
 
     tokenizer, template = open_tokenizer(recipe, paths.start)
     mixture = open_mixture(recipe, config, paths, tokenizer, template, stage="dpo")
-    dev = mixture.dev_pairs
+    dev = mixture.dev_rows
 
     policy = load_policy(recipe, config, paths.start)
     disable_dropout(policy)
@@ -45,9 +45,14 @@ def train(recipe: Recipe, paths: Paths) -> dict[str, Any]:
 
     def evaluate(model: torch.nn.Module, trainer: Trainer) -> dict[str, Any]:
         assert isinstance(trainer, ChatTrainer)
-        figures = {"beta": config.beta, "end_token": tokenizer.eos_token_id}
         return held_out_preferences(
-            model, dev, reference, trainer.division, **figures, **trainer.evaluation_tools()
+            model,
+            dev,
+            trainer.division,
+            objective=objective,
+            end_token=tokenizer.eos_token_id,
+            gather=gathered,
+            **trainer.evaluation_tools(),
         )
 
     session = open_session(

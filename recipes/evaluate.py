@@ -62,7 +62,7 @@ def evaluate(recipe: Recipe, paths: Paths, models: Mapping[str, str]) -> dict[st
             values |= held_out_loss(scorer, mixtures["sft"].dev, Division(BUDGET), device=device)
         if "dpo" in mixtures and (pairs := mixtures["dpo"].dev_pairs):
             values |= held_out_preferences(
-                scorer, pairs, None, Division(BUDGET), end_token=tokenizer.eos_token_id, device=device
+                scorer, pairs, Division(BUDGET), end_token=tokenizer.eos_token_id, device=device
             )
         if prompts:
             model.set_attn_implementation("sdpa")

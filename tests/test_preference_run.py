@@ -65,10 +65,22 @@ def test_judged_answers_train_under_kto(tmp_path: Path) -> None:
         {"prompt": asked(n), "completion": answer(n), "label": n % 2 == 0, "id": f"judged-{n}"}
         for n in range(12)
     ]
-    lines, _ = lines_of(tmp_path, rows, "dpo.loss=kto", "dpo.undesirable_weight=2", "dpo.mix.own.dev_rows=0")
+    course = ("dpo.mix.own.dev_rows=4", "dpo.eval_steps=1", "dpo.best_by=loss")
+    lines, folder = lines_of(tmp_path, rows, "dpo.loss=kto", "dpo.undesirable_weight=2", *course)
+    held_out = list(read_jsonl(folder / "evaluation.jsonl"))
+    assert len(held_out) == 2 and held_out[0]["loss"] != held_out[1]["loss"]
     total = 5 * lines[0]["loss"] / 0.5  # good answers and twice the bad ones among five
     assert total == pytest.approx(round(total), abs=1e-9) and 5 <= total <= 10
     assert "kl" in lines[0]
+
+
+def test_a_loss_without_reference_chooses_its_best_step_by_its_own_loss(tmp_path: Path) -> None:
+    rows = [{"prompt": asked(n), "chosen": answer(n), "rejected": answer(n + 1)} for n in range(24)]
+    course = ("dpo.eval_steps=1", "dpo.best_by=loss")
+    _, folder = lines_of(tmp_path, rows, "dpo.loss=simpo", "dpo.beta=2", *course)
+    held_out = list(read_jsonl(folder / "evaluation.jsonl"))
+    best = read_json(folder / "record.json")["result"]["best"]
+    assert best["figure"] == min(line["loss"] for line in held_out)
 
 
 def test_a_mix_entry_chooses_by_margin_and_brings_its_beta(tmp_path: Path) -> None:

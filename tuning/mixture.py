@@ -42,11 +42,14 @@ class Mixture:
     notes: Counter[str] = field(default_factory=Counter)
 
     @property
+    def dev_rows(self) -> list[Example]:
+        """The rows held out of all sources."""
+        return [example for examples in self.dev.values() for example in examples]
+
+    @property
     def dev_pairs(self) -> list[Example]:
-        """The rows held out of all sources, without answers that were judged by themselves."""
-        return [
-            example for examples in self.dev.values() for example in examples if example.desirable is None
-        ]
+        """Those of them that are not answers judged by themselves."""
+        return [example for example in self.dev_rows if example.desirable is None]
 
     @property
     def rows_per_epoch(self) -> int:
@@ -132,7 +135,7 @@ def mix(
         train = [examples[row.id] for row in parts.train if row.id in examples]
         dev[name] = [examples[row.id] for row in parts.dev if row.id in examples]
         if takes_single:
-            train = with_strangers(train, max_length)
+            train, dev[name] = (with_strangers(part, max_length) for part in (train, dev[name]))
         groups[name] = list(_grouped(train).values())
         sources[name] = {
             "rows_in": len(rows),

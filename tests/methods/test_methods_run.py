@@ -23,6 +23,7 @@ from tests.methods.conftest import write_methods_recipe
 from tuning import load_recipe
 from tuning.borrowed_stage import borrowed_arguments, open_plan, rows_from
 from tuning.chat import encode_pair, encode_prompt, load_template
+from tuning.data_report.report import recipe_report
 from tuning.mixture import MixtureError, built_rows
 from tuning.model.loading import ModelError, load_tokenizer
 from tuning.model.scoring import load_reward_model, new_reward_model, scores
@@ -379,6 +380,15 @@ def test_nothing_is_told_to_the_makers_of_trl(
     recipe = load_recipe(methods_run.recipe, ["reward.max_steps=1"])
     recipes.reward.train(recipe, paths_of(methods_run, "reward", tmp_path))
     assert sent == []
+
+
+def test_the_data_report_draws_the_reward_models_pairs(methods_run: TinyRun) -> None:
+    report = recipe_report(load_recipe(methods_run.recipe, [f"output={methods_run.output}"]))
+    assert [stage["stage"] for stage in report["stages"]] == ["sft", "reward"]
+    [(name, counts)] = report["stages"][1]["sources"].items()
+    assert (name, counts["dev_rows"]) == ("pairs", 6)
+    assert counts["epoch_rows"] == counts["train_rows"] > 0
+    assert counts["epoch_share_of_target_tokens"] == 1.0
 
 
 def test_a_row_with_a_weight_of_its_own_is_refused_since_trl_would_ignore_it(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from trl import DPOTrainer
 from trl.experimental.cpo import CPOTrainer
 from trl.experimental.orpo import ORPOTrainer
 
-from tuning.config.losses import LOSSES, OPTIONS, REQUIRED, SEES_STEP
+from tuning.config.losses import LOSSES, OPTIONS, REFERENCE_FREE, REQUIRED, SEES_STEP
 from tuning.train.preference_losses import (
     DIVERGENCES,
     PREFERENCE_LOSSES,
@@ -298,5 +298,6 @@ def test_the_table_of_the_recipe_is_the_table_of_the_losses() -> None:
         has = {"divergence" if option == "divergence_alpha" else option for option in LOSSES[name]}
         assert has == set(loss.options) - {"beta"}
         assert loss.sees_step is (name in SEES_STEP)
+        assert loss.needs_reference is (name not in REFERENCE_FREE)
         assert set(loss.required) - {"beta"} == ({REQUIRED[name]} if name in REQUIRED else set())
     assert {option for options in LOSSES.values() for option in options} == set(OPTIONS)

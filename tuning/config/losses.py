@@ -6,6 +6,7 @@ loss has is a mistake, not a default.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from tuning.config.checks import Draft
@@ -37,6 +38,7 @@ LOSSES: dict[str, tuple[str, ...]] = {
 """Settings of each loss besides `beta`."""
 
 REQUIRED = {"robust": "label_smoothing", "exo_pair": "label_smoothing"}
+REFERENCE_FREE = ("simpo", "cpo", "orpo")
 SEES_STEP = ("aot", "aot_unpaired", "kto")
 DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
 OPTIONS = (
@@ -53,8 +55,7 @@ def check_loss(draft: Draft) -> None:
     terms = dpo.get("loss_terms")
     if isinstance(terms, dict):
         _check_terms(draft, terms)
-    names = list(terms) if isinstance(terms, dict) else [dpo.get("loss", "sigmoid")]
-    names = [name for name in names if name in LOSSES]
+    names = loss_names(dpo)
     for option in OPTIONS:
         if dpo.get(option) is None or option == "divergence_alpha":
             continue
@@ -71,6 +72,13 @@ def check_loss(draft: Draft) -> None:
         message = "dpo.divergence_alpha: only divergence: alpha_divergence has it"
         draft.add("dpo.divergence_alpha", message)
     _check_modifiers(draft, dpo, names)
+
+
+def loss_names(dpo: Mapping[str, Any]) -> list[str]:
+    """The known losses among those that the section names."""
+    terms = dpo.get("loss_terms")
+    names = list(terms) if isinstance(terms, dict) else [dpo.get("loss", "sigmoid")]
+    return [name for name in names if name in LOSSES]
 
 
 def _check_terms(draft: Draft, terms: dict[str, Any]) -> None:

@@ -12,6 +12,9 @@ from tuning.config import Recipe
 from tuning.data_report.figures import Coding, ReportError, source_figures
 from tuning.data_report.repeats import contamination, duplicates
 
+DRAWN_STAGES = ("sft", "dpo", "reward")
+"""Stages whose mix has target tokens to share; the rows of grpo are prompts."""
+
 
 def reports(folders: Iterable[str | Path], **options: Any) -> list[dict[str, Any]]:
     """The figures of each built dataset; options are those of `folders_report`."""
@@ -67,12 +70,13 @@ def recipe_report(recipe: Recipe, *, rows: int = 2, look_for_duplicates: bool = 
     from tuning.stage import preview_tokenizer
 
     this = built(recipe)
-    mixing = {stage: getattr(recipe, stage) for stage in ("sft", "dpo") if getattr(recipe, stage)}
+    mixing = {stage: getattr(recipe, stage) for stage in DRAWN_STAGES if getattr(recipe, stage)}
     coding, stages = None, []
     paths = paths_of(this, next(iter(mixing), "sft"))
     if mixing:
         tokenizer, template = preview_tokenizer(recipe, paths, this.folder("base") / "model")
-        legacy = {name: config.legacy for config in mixing.values() if config.legacy for name in config.mix}
+        named = {stage: getattr(config, "legacy", None) for stage, config in mixing.items()}
+        legacy = {name: old for stage, old in named.items() if old for name in mixing[stage].mix}
         coding = Coding(tokenizer, template, paths.cache / "encoded", legacy)
         stages = [stage_figures(recipe, stage, paths, tokenizer, template) for stage in mixing]
     report = folders_report(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tuning.config import load_recipe, shipped_recipes
+from tuning.config import TRAINED_STAGES, load_recipe, shipped_recipes
 from tuning.data_report.figures import ReportError
 from tuning.records import write_text
 from tuning.shares import passes
@@ -47,10 +47,11 @@ def write_mix(
     import yaml
 
     output, base = Path(output), load_recipe(recipe)
-    config = getattr(base, stage, None) if stage in ("sft", "dpo") else None
+    config = getattr(base, stage, None) if stage in TRAINED_STAGES else None
     if config is None:
+        accepted = ", ".join(TRAINED_STAGES)
         raise ReportError(
-            f"{recipe}: has no stage {stage!r} with a mix; accepted: sft or dpo, if it is there"
+            f"{recipe}: has no stage {stage!r} with a mix; accepted: {accepted}, if it is there"
         )
     chosen = _checked(weights, config.mix)
     mix = {name: {"weight": weight} if weight else None for name, weight in chosen.items()}

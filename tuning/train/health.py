@@ -129,7 +129,12 @@ def totals(columns: Columns, micro_batch: MicroBatch) -> Metrics:
 
 
 def ends_of(micro_batch: MicroBatch) -> tuple[Tensor, Tensor]:
-    """int64, (pairs,) each: the numbers of every example's first and last sequence."""
+    """int64, (pairs,) each: the numbers of every example's first and last answer; the same where it has
+    one."""
     sizes = [len(example.sequences) for example in micro_batch.examples]
-    ends = torch.tensor([0, *itertools.accumulate(sizes)], device=micro_batch.sequence_source.device)
-    return ends[:-1], ends[1:] - 1
+    starts = [end - size for end, size in zip(itertools.accumulate(sizes), sizes, strict=True)]
+    lasts = [
+        start + len(example.answers) - 1 for start, example in zip(starts, micro_batch.examples, strict=True)
+    ]
+    first, last = torch.tensor([starts, lasts], dtype=torch.int64, device=micro_batch.sequence_source.device)
+    return first, last

@@ -6,16 +6,17 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from tuning.train.health import ends_of, preference_columns, totals
-from tuning.train.live_reference import LiveReference
+from tuning.train.answers import CHOSEN, REJECTED
+from tuning.train.health import Columns, ends_of, preference_columns, totals
 from tuning.train.objectives import sequence_sums, wins
-from tuning.train.reference import ReferenceStore
+from tuning.train.preference_losses import SINGLE
+from tuning.train.step_objectives import Gather, PreferenceObjective
 from tuning.train.steps import Division, Example, MicroBatch, divide
 
 Reduce = Callable[[Tensor], Tensor]
@@ -61,41 +62,41 @@ def held_out_loss(
 def held_out_preferences(
     model: nn.Module,
     examples: list[Example],
-    store: ReferenceStore | LiveReference | None,
     division: Division,
     *,
-    beta: float = 1.0,
+    objective: PreferenceObjective | None = None,
     end_token: int | None = None,
     device: torch.device | str,
     reduce: Reduce = lambda tensor: tensor,
+    gather: Gather = lambda tensor: [tensor],
     context: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
 ) -> dict[str, Any]:
     """`accuracy`: share of pairs with log p(chosen) > log p(rejected), sums over targets, no reference; of a
     ranking, the best and the worst answer.
 
-    With a reference store also `loss`, the sigmoid loss at `beta` whatever the run's own loss is, and the
-    figures that compare with it; `rewards/accuracies` is the share in which the policy moved towards the
-    chosen answer. A tie counts half in both. `pairs` is how many there were, `<figure>_interval` the 95 %
-    interval of an accuracy. The other figures are those of `tuning.train.health`; every pair counts alike.
-    Where there are several sources each also stands under `<figure>/<source>`.
+    With the run's objective also `loss`, its own, every row counting alike (WPO's weights left out), and if
+    it has a reference the figures that compare with it; `rewards/accuracies` is the share in which the policy
+    moved towards the chosen answer. A tie counts half in both. `pairs` is how many there were,
+    `<figure>_interval` the 95 % interval of an accuracy. The other figures are those of
+    `tuning.train.health`. Answers judged one by one count in `loss` and in KTO's mean rewards only. Where
+    there are several sources each also stands under `<figure>/<source>`.
     """
     collected: dict[str, Tensor] = {}
+    tables: list[Tensor] = []
     for micro_batch in micro_batches(examples, division, preference=True):
         micro_batch = micro_batch.to(device)
+        micro_batch = replace(micro_batch, pair_weight=torch.ones_like(micro_batch.pair_weight))
         with context():
             _, log_probs = model(micro_batch.forest)
-        reference = None if store is None else _reference(store, model, micro_batch)
-        each = torch.ones_like(micro_batch.pair_weight)
-        columns = preference_columns(
-            micro_batch, log_probs, reference, beta=beta, end_token=end_token, weight=each
-        )
-        columns["pairs"] = each, torch.zeros_like(each)
-        sums = sequence_sums(log_probs, micro_batch.forest.target_sequence, micro_batch.forest.num_sequences)
-        first, last = ends_of(micro_batch)
-        chosen, rejected = sums[first], sums[last]
-        columns["accuracy"] = wins(chosen, rejected), each
-        if store is not None:
-            columns["loss"] = -functional.logsigmoid(columns["rewards/margins"][0]), each
+            references = None if objective is None else objective.reference(model, micro_batch)
+        columns = _columns(micro_batch, log_probs, objective, references, end_token)
+        if objective is not None and references is not None:
+            if objective.sees_step:
+                table = objective.table(micro_batch, log_probs, references[0])
+                tables.append(_with_sources(micro_batch, table))
+            else:
+                losses = objective.losses_of_pairs(micro_batch, log_probs, references[0])
+                columns["loss"] = losses, torch.ones_like(losses)
         for name, pair in totals(columns, micro_batch).items():
             collected[name] = collected.get(name, 0) + torch.stack(pair).to(torch.float64)
     flat: list[list[float]] = reduce(torch.stack(list(collected.values()))).tolist()
@@ -109,15 +110,66 @@ def held_out_preferences(
             if count and _is(name, accuracy):
                 key = name.replace(accuracy, f"{accuracy}_interval", 1)
                 figures[key] = wilson_interval(total / count, int(count))
+    if objective is not None and tables:
+        figures |= _figures_of_tables(objective, torch.cat(gather(torch.cat(tables))), micro_batch.sources)
+    if objective is not None and objective.sft_weight:
+        for name in [name for name in figures if _is(name, "loss")]:
+            figures[name] += objective.sft_weight * figures[name.replace("loss", "nll_loss", 1)]
     return figures
 
 
-def _reference(store: ReferenceStore | LiveReference, model: nn.Module, micro_batch: MicroBatch) -> Tensor:
-    """float64, (sequences,): log p_ref of each."""
+def _columns(
+    micro_batch: MicroBatch,
+    log_probs: Tensor,
+    objective: PreferenceObjective | None,
+    references: tuple[Tensor, Tensor] | None,
+    end_token: int | None,
+) -> Columns:
+    """The figures of the micro-row's pairs: those of an answer that stands alone do not count."""
+    first, last = ends_of(micro_batch)
+    is_pair = (first != last).to(torch.float64)
+    has_reference = objective is not None and references is not None and objective.needs_reference
+    columns = preference_columns(
+        micro_batch,
+        log_probs,
+        references[1] if references is not None and has_reference else None,
+        beta=1.0 if objective is None else micro_batch.pair_beta.nan_to_num(nan=objective.beta),
+        end_token=end_token,
+        weight=is_pair,
+    )
     forest = micro_batch.forest
-    if isinstance(store, LiveReference):
-        return sequence_sums(store(model, forest), forest.target_sequence, forest.num_sequences)
-    return store.sums(micro_batch.examples).to(micro_batch.pair_weight.device)
+    sums = sequence_sums(log_probs, forest.target_sequence, forest.num_sequences)
+    columns["pairs"] = is_pair, torch.zeros_like(is_pair)
+    columns["accuracy"] = is_pair * wins(sums[first], sums[last]), is_pair
+    if objective is not None and objective.sft_weight:
+        count = torch.bincount(forest.target_sequence, minlength=forest.num_sequences)
+        columns["nll_loss"] = -sums[first], count[first].to(torch.float64)
+    return columns
+
+
+def _with_sources(micro_batch: MicroBatch, table: Tensor) -> Tensor:
+    """The table with one more column, the number of each sequence's source."""
+    return torch.cat([table, micro_batch.sequence_source[: len(table), None].to(table.dtype)], dim=1)
+
+
+def _figures_of_tables(
+    objective: PreferenceObjective, table: Tensor, sources: tuple[str, ...]
+) -> dict[str, float]:
+    """The loss of all rows as if they were one step, and of KTO the mean rewards of good and of bad answers;
+    where there are several sources those of each too."""
+    figures: dict[str, float] = {}
+    for number, source in enumerate(["", *(f"/{source}" for source in sources if len(sources) > 1)], -1):
+        rows = table[:, :-1] if number < 0 else table[table[:, -1] == number, :-1]
+        if not len(rows):
+            continue
+        figures[f"loss{source}"] = objective.loss_of_table(rows).item()
+        if SINGLE in objective.terms:
+            policy, reference, _, beta, role = rows.unbind(1)
+            rewards = beta * (policy - reference)
+            for name, wanted in (("chosen", CHOSEN), ("rejected", REJECTED)):
+                if (role == wanted).any():
+                    figures[f"rewards/{name}{source}"] = rewards[role == wanted].mean().item()
+    return figures
 
 
 def _is(name: str, figure: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from tuning.forest.batch import ForestBatch
+from tuning.train.answers import CHOSEN, REJECTED, STRANGER, Answers
 from tuning.train.health import preference_health
 from tuning.train.live_reference import LiveReference
-from tuning.train.objectives import preference_metrics, sequence_sums
+from tuning.train.objectives import preference_metrics
 from tuning.train.preference_losses import (
     PREFERENCE_LOSSES,
     RANKED,
@@ -24,7 +24,7 @@ from tuning.train.preference_losses import (
     plackett_luce,
 )
 from tuning.train.reference import ReferenceStore
-from tuning.train.steps import Example, MicroBatch
+from tuning.train.steps import MicroBatch
 
 Metrics = dict[str, tuple[Tensor, Tensor]]
 """Per metric a (sum, weight): over all micro-rows and ranks of a step, their totals' ratio is the metric."""
@@ -93,12 +93,12 @@ class PreferenceObjective:
         zero, log_probs, *collisions = model(
             forest, **({"with_collisions": True} if self.weighs_by_policy else {})
         )
-        answers = _Answers(examples, zero.device)
+        answers = Answers(examples, zero.device)
         sums = answers.sums(log_probs, forest)
         scored = (
             sums if self.ld_alpha == 1 else answers.sums(log_probs * self._shares(forest, answers), forest)
         )
-        reference, plain_reference = self._reference(model, micro_batch, answers)
+        reference, plain_reference = self.reference(model, micro_batch)
         scores = answers.pair_scores(scored, reference, forest)
         beta = micro_batch.pair_beta.nan_to_num(nan=self.beta)
         weight = micro_batch.pair_weight
@@ -110,16 +110,12 @@ class PreferenceObjective:
         else:
             if self.weighs_by_policy:
                 weight = weight * answers.policy_weights(log_probs, collisions[0], forest)
-            for name in self.terms:
-                if name == RANKED:
-                    per_row = plackett_luce(*answers.rankings(beta, scored - reference))
-                else:
-                    per_row = PREFERENCE_LOSSES[name].per_pair(scores, beta=beta, **self._options_of(name))
-                parts[name] = (weight * per_row).sum()
+            each = self._losses_of_pairs(answers, scores, scored - reference, beta)
+            parts = {name: (weight * losses).sum() for name, losses in each.items()}
             loss = zero + sum(self.terms[name] * part for name, part in parts.items())
         total = micro_batch.pair_weight.sum()
         if SINGLE in self.terms:
-            metrics = answers.metrics_of_single(scored - reference, beta, micro_batch.pair_weight)
+            metrics = _metrics_of_single(answers, scored - reference, beta, micro_batch.pair_weight)
         else:
             metrics = _weighted_metrics(scores, beta, micro_batch.pair_weight)
             before = plain_reference if self.needs_reference else None
@@ -145,35 +141,60 @@ class PreferenceObjective:
         tables = []
         for micro_batch in micro_batches:
             _, log_probs = model(micro_batch.forest)
-            answers = _Answers(micro_batch.examples, log_probs.device)
-            sums = answers.sums(log_probs * self._shares(micro_batch.forest, answers), micro_batch.forest)
-            reference, _ = self._reference(model, micro_batch, answers)
-            beta = micro_batch.pair_beta.nan_to_num(nan=self.beta)
-            about = (values[answers.owner] for values in (micro_batch.pair_weight, beta))
-            tables.append(torch.stack([sums, reference, *about, answers.role], dim=1))
+            tables.append(self.table(micro_batch, log_probs, self.reference(model, micro_batch)[0]))
         ranks = gather(torch.cat(tables))
         step = torch.cat(ranks)
         with torch.enable_grad():
             policy = step[:, 0].clone().requires_grad_()
-            losses = [weight * self._loss_of_step(name, policy, step) for name, weight in self.terms.items()]
-            loss = torch.stack(losses).sum()
+            loss = self.loss_of_table(torch.cat([policy[:, None], step[:, 1:]], dim=1))
             [slopes] = torch.autograd.grad(loss, policy)
         shares = (loss.detach() / len(step)).expand(len(step))
         first = sum(len(values) for values in ranks[:rank])
         own = torch.stack([slopes, shares], dim=1)[first : first + len(ranks[rank])]
         self._prepared = list(own.split([len(values) for values in tables]))
 
-    def _loss_of_step(self, name: str, policy: Tensor, step: Tensor) -> Tensor:
-        """The loss of a step from `policy`, log p of each of its sequences, and the table that `prepare`
-        gathered: (sequences, 5) of log p, log p_ref, weight, beta and role."""
-        _, reference, weight, beta, role = step.unbind(1)
+    def losses_of_pairs(self, micro_batch: MicroBatch, log_probs: Tensor, reference: Tensor) -> Tensor:
+        """The loss of each pair or ranking, float64, (pairs,), from the targets' log-probs and the answers'
+        under the reference: without the SFT term and WPO's weights. Not for a loss that sees the whole
+        step."""
+        forest, answers = micro_batch.forest, Answers(micro_batch.examples, log_probs.device)
+        scored = answers.sums(log_probs * self._shares(forest, answers), forest)
+        beta = micro_batch.pair_beta.nan_to_num(nan=self.beta)
+        scores = answers.pair_scores(scored, reference, forest)
+        each = self._losses_of_pairs(answers, scores, scored - reference, beta)
+        return torch.stack([self.terms[name] * losses for name, losses in each.items()]).sum(0)
+
+    def _losses_of_pairs(
+        self, answers: Answers, scores: PairScores, ratios: Tensor, beta: Tensor
+    ) -> dict[str, Tensor]:
+        return {
+            name: plackett_luce(*answers.rankings(beta, ratios))
+            if name == RANKED
+            else PREFERENCE_LOSSES[name].per_pair(scores, beta=beta, **self._options_of(name))
+            for name in self.terms
+        }
+
+    def table(self, micro_batch: MicroBatch, log_probs: Tensor, reference: Tensor) -> Tensor:
+        """What a loss that sees the whole step needs to know of a micro-row: float64, (sequences, 5) of
+        log p, log p_ref, weight, beta and role."""
+        answers = Answers(micro_batch.examples, log_probs.device)
+        sums = answers.sums(log_probs * self._shares(micro_batch.forest, answers), micro_batch.forest)
+        beta = micro_batch.pair_beta.nan_to_num(nan=self.beta)
+        about = (values[answers.owner] for values in (micro_batch.pair_weight, beta))
+        return torch.stack([sums, reference, *about, answers.role], dim=1)
+
+    def loss_of_table(self, table: Tensor) -> Tensor:
+        """The loss of a whole step, from the tables of all its micro-rows."""
+        losses = [weight * self._loss_of_step(name, table) for name, weight in self.terms.items()]
+        return torch.stack(losses).sum()
+
+    def _loss_of_step(self, name: str, table: Tensor) -> Tensor:
+        policy, reference, weight, beta, role = table.unbind(1)
         options = self._options_of(name)
-        chosen, rejected = role == _CHOSEN, role == _REJECTED
+        chosen, rejected = role == CHOSEN, role == REJECTED
         if name == SINGLE:
             is_own, ratio = chosen | rejected, policy - reference
-            losses = kto(
-                ratio[is_own], chosen[is_own], ratio[role == _STRANGER], beta=beta[is_own], **options
-            )
+            losses = kto(ratio[is_own], chosen[is_own], ratio[role == STRANGER], beta=beta[is_own], **options)
             return (weight[is_own] * losses).sum() / weight[is_own].sum()
         nowhere = torch.zeros_like(weight[chosen])
         scores = PairScores(
@@ -185,12 +206,11 @@ class PreferenceObjective:
         accepted = PREFERENCE_LOSSES[name].options
         return {option: value for option, value in self.options.items() if option in accepted}
 
-    def _reference(
-        self, model: nn.Module, micro_batch: MicroBatch, answers: _Answers
-    ) -> tuple[Tensor, Tensor]:
+    def reference(self, model: nn.Module, micro_batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """log p_ref of each answer as the loss weighs its targets, and plain; float64, (answers,) each. Zeros
         where no loss asks for it."""
         forest = micro_batch.forest
+        answers = Answers(micro_batch.examples, micro_batch.pair_weight.device)
         if isinstance(self.store, LiveReference):
             log_probs = self.store(model, forest)  # of an empty row too, for sharded models
         elif self.store is None or not self.needs_reference or not answers.number:
@@ -205,7 +225,7 @@ class PreferenceObjective:
             log_probs, forest
         )
 
-    def _shares(self, forest: ForestBatch, answers: _Answers) -> Tensor:
+    def _shares(self, forest: ForestBatch, answers: Answers) -> Tensor:
         """float64, (targets,): 1 up to the length of the pair's shorter answer, `ld_alpha` beyond it."""
         if not answers.number or self.ld_alpha == 1:
             return torch.ones(len(forest.target_sequence), dtype=torch.float64, device=answers.device)
@@ -217,75 +237,17 @@ class PreferenceObjective:
         return torch.where(is_common, 1.0, self.ld_alpha).to(torch.float64)
 
 
-_CHOSEN, _REJECTED, _BETWEEN, _STRANGER = 0.0, 1.0, 2.0, 3.0
-"""What a sequence is to its row."""
-
-
-class _Answers:
-    """Where the answers of a micro-row's examples stand among its sequences: best first within an example."""
-
-    def __init__(self, examples: Sequence[Example], device: torch.device) -> None:
-        self.device = device
-        self.sizes = [len(example.answers) for example in examples]
-        all_sizes = [len(example.sequences) for example in examples]
-        self.number = sum(all_sizes)
-        self.owner = torch.repeat_interleave(torch.tensor(all_sizes, dtype=torch.int64)).to(device)
-        """int64, (sequences,): the example that each belongs to."""
-        starts = [end - size for end, size in zip(itertools.accumulate(all_sizes), all_sizes, strict=True)]
-        self.first = torch.tensor(starts, dtype=torch.int64, device=device)
-        self.last = self.first + torch.tensor(self.sizes, dtype=torch.int64, device=device) - 1
-        self.role = torch.tensor(
-            [role for example in examples for role in _roles(example)], dtype=torch.float64, device=device
-        )
-
-    def sums(self, values: Tensor, forest: ForestBatch) -> Tensor:
-        """float64, (answers,): values of targets, (targets,), added up by answer."""
-        return sequence_sums(values, forest.target_sequence, forest.num_sequences)[: self.number]
-
-    def counts(self, forest: ForestBatch) -> Tensor:
-        """int64, (answers,): targets of each answer."""
-        return torch.bincount(forest.target_sequence, minlength=forest.num_sequences)[: self.number]
-
-    def pair_scores(self, sums: Tensor, reference: Tensor, forest: ForestBatch) -> PairScores:
-        """The best and the worst answer of each example, which are a pair's two."""
-        counts = self.counts(forest).to(torch.float64)
-        columns = (values[side] for values in (sums, reference, counts) for side in (self.first, self.last))
-        return PairScores(*columns)
-
-    def rankings(self, beta: Tensor, ratios: Tensor) -> tuple[Tensor, Tensor]:
-        """(rewards, is_answer), both (examples, most answers of one), as `plackett_luce` takes them."""
-        most = max(self.sizes, default=1)
-        column = torch.arange(most, device=self.device)
-        index = self.first[:, None] + column
-        is_answer = index <= self.last[:, None]
-        return beta[:, None] * ratios[index.clamp(max=max(0, self.number - 1))], is_answer
-
-    def metrics_of_single(self, ratios: Tensor, beta: Tensor, weight: Tensor) -> Metrics:
-        """Mean rewards of desirable and of undesirable answers under TRL's names, and the KL estimate."""
-        rewards, weights = beta[self.owner] * ratios.detach(), weight[self.owner]
-        named = {"rewards/chosen": _CHOSEN, "rewards/rejected": _REJECTED}
-        metrics = {
-            name: ((weights * rewards)[self.role == role].sum(), weights[self.role == role].sum())
-            for name, role in named.items()
-        }
-        strange = self.role == _STRANGER
-        metrics["kl"] = ((weights * ratios.detach())[strange].sum(), weights[strange].sum())
-        return metrics
-
-    def policy_weights(self, log_probs: Tensor, collisions: Tensor, forest: ForestBatch) -> Tensor:
-        """float64, (pairs,): exp of the mean of log p(t) - log sum_v p(v)^2 over each answer's targets,
-        multiplied over the pair; without gradient."""
-        aligned = self.sums(log_probs.detach() - collisions, forest) / self.counts(forest).clamp(min=1)
-        return torch.exp(aligned[self.first] + aligned[self.last])
-
-
-def _roles(example: Example) -> list[float]:
-    number = len(example.answers)
-    if number == 1:
-        roles = [_CHOSEN if example.desirable is not False else _REJECTED]
-    else:
-        roles = [_CHOSEN, *[_BETWEEN] * (number - 2), _REJECTED]
-    return roles + [_STRANGER] * example.has_stranger
+def _metrics_of_single(answers: Answers, ratios: Tensor, beta: Tensor, weight: Tensor) -> Metrics:
+    """Mean rewards of desirable and of undesirable answers under TRL's names, and the KL estimate."""
+    rewards, weights = beta[answers.owner] * ratios.detach(), weight[answers.owner]
+    named = {"rewards/chosen": CHOSEN, "rewards/rejected": REJECTED}
+    metrics = {
+        name: ((weights * rewards)[answers.role == role].sum(), weights[answers.role == role].sum())
+        for name, role in named.items()
+    }
+    strange = answers.role == STRANGER
+    metrics["kl"] = ((weights * ratios.detach())[strange].sum(), weights[strange].sum())
+    return metrics
 
 
 def _weighted_metrics(scores: PairScores, beta: Tensor, weight: Tensor) -> Metrics:

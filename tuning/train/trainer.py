@@ -44,6 +44,12 @@ class Diverged(RuntimeError):
     """The loss is not a finite number; no update was made with it."""
 
 
+def gathered(values: Tensor) -> list[Tensor]:
+    """The tensors of all ranks, whatever their lengths, in the ranks' order."""
+    parts: list[Tensor] = gather_object([values.cpu()])
+    return [part.to(values.device) for part in parts]
+
+
 class ChatTrainer(Trainer):
     """Trains a `TargetModel` on a `Schedule` with an `Objective`; resumes from the newest whole
     checkpoint."""
@@ -177,14 +183,9 @@ class ChatTrainer(Trainer):
     def _prepare(self, model: nn.Module, step: Step) -> None:
         """Shows the objective the whole step, all ranks' pairs, before the first gradient."""
         assert isinstance(self.objective, PreferenceObjective)
-
-        def gather(values: Tensor) -> list[Tensor]:
-            parts: list[Tensor] = gather_object([values.cpu()])
-            return [part.to(values.device) for part in parts]
-
         with self.compute_loss_context_manager():
             here = [micro_batch.to(self.args.device) for micro_batch in step.micro_batches]
-            self.objective.prepare(model, here, gather, self.accelerator.process_index)
+            self.objective.prepare(model, here, gathered, self.accelerator.process_index)
 
     def _forward_backward(self, model: nn.Module, micro_batch: MicroBatch) -> tuple[Tensor, Metrics]:
         with self.compute_loss_context_manager():
