@@ -96,6 +96,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("recipes", "data_builders", "tuning.config", "tuning.records", "tuning.stage", "tuning.evaluate"),
         *("tuning.chat", "accelerate", "yaml"),
     },
+    "tuning.pipeline.trainer_values": {"tuning.config", "transformers", "trl"},
     "tuning.cli": {
         "tuning",
         "tuning.config",
@@ -132,6 +133,7 @@ LAZY = {
     "tuning.report_command": set[str](),
     "tuning.translate_command": set[str](),
     "tuning.pipeline": {"data_builders", "tuning.config", "tuning.records"},
+    "tuning.pipeline.trainer_values": {"tuning.config"},
     "data_builders.translation.local_models": {"data_builders", "tuning.records"},
 }
 """What these import when they are imported; the rest only inside a function."""

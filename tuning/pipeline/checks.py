@@ -11,6 +11,7 @@ from tuning.config import Problem, Recipe
 from tuning.pipeline.execution import shown
 from tuning.pipeline.screening import evaluation_set_problems
 from tuning.pipeline.terms import licence_problems, licence_warnings
+from tuning.pipeline.trainer_values import trainer_value_problems
 from tuning.records import read_json
 
 
@@ -35,7 +36,11 @@ def check(recipe: Recipe) -> list[Problem]:
                 open_input(file)
             except BuilderError as error:
                 add(f"data.{name}.input[{number}]", f"data.{name}.input: {error}")
-    for key, message in [*licence_problems(recipe), *evaluation_set_problems(recipe)]:
+    for key, message in (
+        *licence_problems(recipe),
+        *evaluation_set_problems(recipe),
+        *trainer_value_problems(recipe),
+    ):
         add(key, message)
     output = Path(recipe.output).absolute()
     in_the_way = next((path for path in (output, *output.parents) if path.is_file()), None)
