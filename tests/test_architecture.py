@@ -66,7 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "tuning.evaluate": {*LIBRARY, *BESIDE},
     "tuning.stage": {*LIBRARY, "tuning.mixture", "tuning.shares", "torch", "transformers", "peft"},
-    "tuning.rewards": set(),
+    "tuning.rewards": {"data_builders"},
     "tuning.prompts": {
         *("tuning.chat", "tuning.forest", "tuning.mixture", "tuning.records", "tuning.schema"),
         *("tuning.shares", "tuning.train", "transformers", "numpy"),
@@ -81,8 +81,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "tuning.talk": {"tuning.chat", "tuning.model", "torch", "transformers"},
     "tuning.pairs": {
-        *("data_builders", "tuning.chat", "tuning.model", "tuning.records", "tuning.schema"),
-        *("torch", "transformers"),
+        *("data_builders", "tuning.chat", "tuning.model", "tuning.records", "tuning.rewards"),
+        *("tuning.schema", "torch", "transformers"),
     },
     "tuning.release": {"transformers"},
     "tuning.card": {"tuning.evaluate"},

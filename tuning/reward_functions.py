@@ -23,7 +23,7 @@ from tuning.evaluate.answers import Answer, answer_of
 from tuning.model.loading import load_tokenizer
 from tuning.model.scoring import load_reward_model, scores
 from tuning.prompts import Prompt
-from tuning.rewards import exact_match, length_band, pattern_found, stopped
+from tuning.rewards import exact_match, length_band, loop_free, pattern_found, same_script, stopped
 from tuning.schema import Message
 
 Judge = Callable[[Sequence[Prompt], Sequence[Answer]], list[float]]
@@ -58,6 +58,10 @@ def _value(config: RuleConfig, prompt: Prompt, answer: Answer) -> float:
         return length_band(answer.num_tokens, shortest=config.min_tokens, longest=config.max_tokens)
     if config.rule == "stops":
         return stopped(answer.stopped)
+    if config.rule == "language":
+        return same_script(prompt.messages[-1].content, answer.text)
+    if config.rule == "no_loop":
+        return loop_free(answer.text)
     if config.rule == "exact":
         return exact_match(answer.text, prompt.answer)
     assert config.rule == "regex" and config.pattern is not None

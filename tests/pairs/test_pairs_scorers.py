@@ -15,7 +15,7 @@ from tests.pairs.conftest import Model, Reply
 from tuning.pairs.judge import Judge, judge_prompt, parsed_score
 from tuning.pairs.prompts import Prompt
 from tuning.pairs.reward_model import RewardModel
-from tuning.pairs.rules import length, no_loop, rule_of, script_of
+from tuning.pairs.rules import rule_of
 from tuning.pairs.scorers import Candidate, scorers_of
 from tuning.schema import Message
 
@@ -31,45 +31,18 @@ def scored(rule: str, answer: str, question: str = "?", is_finished: bool = True
     ("characters", "expected"), [(0, 0.0), (5, 0.5), (10, 1.0), (20, 1.0), (40, 0.5), (80, 0.25)]
 )
 def test_length_is_one_in_its_band_and_falls_in_proportion(characters: int, expected: float) -> None:
-    assert length(10, 20)("?", " " + "x" * characters + "\n", True) == expected
+    assert scored("length=10..20", " " + "x" * characters + "\n") == expected
 
 
 def test_stops_is_whether_the_end_token_came() -> None:
     assert (scored("stops", "a"), scored("stops", "a", is_finished=False)) == (1.0, 0.0)
 
 
-@pytest.mark.parametrize(
-    ("question", "answer", "expected"),
-    [
-        ("首都はどこですか。", "東京です。", 1.0),
-        ("首都はどこですか。", "It is Tokyo.", 0.0),
-        ("What is the capital?", "東京です。", 0.0),
-        ("What is the capital?", "Tokyo (東京).", 1.0),
-        ("OpenAIのAPIとは何ですか", "OpenAIが提供するAPIです", 1.0),
-        ("1+1は？", "2", 1.0),
-        ("首都はどこですか。", "東京", 1.0),
-        ("首都はどこですか。", "日本的首都是东京，它位于关东地区。", 0.0),
-        ("수도는 어디입니까?", "It is Seoul.", 0.0),
-        ("数を足すPythonは？", "`a + b`", 1.0),
-    ],
-)
-def test_language_compares_scripts_and_what_has_none_passes(
-    question: str, answer: str, expected: float
-) -> None:
-    assert scored("language", answer, question) == expected
-
-
-def test_the_script_of_a_text_leaves_code_out() -> None:
-    assert script_of("```python\nprint('hello world')\n```\nと書きます") == "ja"
-    assert script_of("12 + 3") is None
-
-
-def test_no_loop_is_zero_for_a_phrase_that_goes_round_and_one_for_prose() -> None:
-    assert no_loop("?", "私は海が好きです。" * 12, True) == 0.0
-    assert no_loop("?", "The sea is wide, and the river runs to it past a town.", True) == 1.0
-    # 30 different letters twice: 49 12-grams, of which the last 19 stood there before
-    twice = "abcdefghijklmnopqrstuvwxyz0123" * 2
-    assert no_loop("?", twice, True) == pytest.approx(1 - 19 / 49)
+def test_language_and_loops_are_those_of_the_rewards() -> None:
+    assert scored("language", "It is Tokyo.", "首都はどこですか。") == 0.0
+    assert scored("language", "東京です。", "首都はどこですか。") == 1.0
+    assert scored("no_loop", "私は海が好きです。" * 12) == 0.0
+    assert scored("no_loop", "The sea is wide.") == 1.0
 
 
 def test_regular_expressions_forbid_and_require() -> None:

@@ -52,7 +52,7 @@ __all__ = [
 LEGACY_SFT = ("llm-jp-v1.1", "llm-jp-instruct3", "llm-jp-ft2026", "llm-jp-instruct4")
 LEGACY_DPO = ("llm-jp-dpo-v1.1", "llm-jp-instruct3")
 """Published tokenisations, as `tuning.chat.legacy` names them."""
-RULES = ("length", "stops", "exact", "regex", "model")
+RULES = ("length", "stops", "language", "no_loop", "exact", "regex", "model")
 """What GRPO can reward: `tuning.rewards` and a reward model."""
 STAGES = ("base", *CHAT_STAGES)
 """Models that an evaluation can compare."""

@@ -19,7 +19,7 @@ from tuning.pairs.scorers import Candidate, Weighted
 from tuning.pairs.selection import Scored, Selection, margin
 from tuning.schema import RowFault, checked_text, dicts
 
-VERSION = 1
+VERSION = 2
 """Raised when the same answers and scores would give other rows."""
 
 

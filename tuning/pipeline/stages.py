@@ -25,7 +25,7 @@ from tuning.pipeline.screening import screen_data
 from tuning.pipeline.terms import released_sources, source_terms, terms_dict, terms_for_card
 from tuning.records import check_counts, read_json, read_jsonl, sha256_of_file
 
-VERSIONS = {"data": 2, "base": 1, "sft": 1, "dpo": 1, "reward": 1, "grpo": 1, "evaluate": 1, "release": 1}
+VERSIONS = {"data": 2, "base": 1, "sft": 1, "dpo": 1, "reward": 1, "grpo": 2, "evaluate": 1, "release": 1}
 """Raised when a stage's code changes what comes out of the same input."""
 
 WITHOUT_EFFECT = {
