@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
@@ -63,8 +64,9 @@ class Server:
                 self.send_response(reply.status)
                 for name, value in reply.headers.items():
                     self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(reply.body or b"")
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # a client that was killed
+                    self.end_headers()
+                    self.wfile.write(reply.body or b"")
 
             def log_message(self, *_: Any) -> None:
                 pass
