@@ -151,6 +151,8 @@ def test_a_recipe_is_reported_in_every_face(
     assert [source["source"] for source in found["sources"]] == ["chats", "taught", "pairs"]
     text = Page(page.read_text(encoding="utf-8")).text
     assert "sft: what an epoch holds" in text
+    kept, trained = (sum(source[name] for source in found["sources"]) for name in ("rows_kept", "trained"))
+    assert re.search(rf"3 sources, {kept} rows, [0-9,]+ tokens, {trained:,} of them trained; template", text)
     assert "🇯🇵" in text
     ElementTree.fromstring(picture.read_text(encoding="utf-8"))
     assert main([*command, "--rows", "1", "--no-duplicates"]) == 0

@@ -41,10 +41,14 @@ def charts_html(charts: Sequence[svg.Chart]) -> str:
 
 @functools.lru_cache
 def _environment() -> Any:
-    from jinja2 import Environment, FileSystemLoader
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
     )
     environment.globals.update(
         visible=lambda text: visible(str(text)),
