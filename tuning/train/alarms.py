@@ -282,14 +282,14 @@ RULES: tuple[Callable[[Watch], Iterator[Alarm]], ...] = (
 )
 
 
-def diverged(step: int, loss: float, learning_rate: float) -> Alarm:
-    """The last alarm of a run that stops because its loss is no number."""
+def diverged(step: int, value: float, learning_rate: float, *, what: str = "loss") -> Alarm:
+    """The last alarm of a run that stops because its loss, or the norm of its gradient, is no number."""
     return Alarm(
         "diverged",
         step,
         step,
-        f"the loss of step {step} is {loss}",
-        "The run has stopped; no update was made with this step.",
+        f"the {what} of step {step} is {value}",
+        "The run has stopped; nothing of this step is kept, and earlier checkpoints are untouched.",
         f"Try learning_rate {learning_rate / 5:.2g} (a fifth), a longer warm-up, or other rows.",
     )
 

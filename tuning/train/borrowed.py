@@ -204,10 +204,12 @@ class _Records(TrainerCallback):
         if not logs or "loss" not in logs:  # the summary that Trainer logs behind the last step
             return
         line = self._line(step, dict(logs))
-        if not math.isfinite(line["loss"]):
-            raise Diverged(
-                f"{plan.name}: the loss of step {step} is {line['loss']}; earlier checkpoints are untouched"
-            )
+        for what, name in (("loss", "loss"), ("gradient's norm", "grad_norm")):
+            if line[name] is not None and not math.isfinite(line[name]):
+                raise Diverged(
+                    f"{plan.name}: the {what} of step {step} is {line[name]}; nothing of this step is kept "
+                    "and earlier checkpoints are untouched"
+                )
         if self.run.is_world_process_zero():
             append_jsonl(plan.folder / "metrics.jsonl", line)
         self.run.meter.show(step, line)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate.utils import gather_object
@@ -41,7 +41,7 @@ class Interrupted(Exception):
 
 
 class Diverged(RuntimeError):
-    """The loss is not a finite number; no update was made with it."""
+    """The loss or its gradient is not a finite number; no checkpoint holds that step."""
 
 
 def gathered(values: Tensor) -> list[Tensor]:
@@ -153,12 +153,7 @@ class ChatTrainer(Trainer):
         flat = torch.cat([loss[None], *sums.values()])
         total: list[float] = self.accelerator.reduce(flat, reduction="sum").tolist()
         if not math.isfinite(total[0]):
-            rows = [example.id for micro_batch in inputs.micro_batches for example in micro_batch.examples]
-            self._ring(diverged(inputs.index + 1, total[0], self.session.learning_rate))
-            raise Diverged(
-                f"{self.session.name}: the loss of step {inputs.index + 1} is {total[0]}; no update was made "
-                f"and earlier checkpoints are untouched; rows of this rank: {', '.join(rows[:8])}"
-            )
+            self._stop_diverged("loss", total[0], inputs)
         unit = "pairs" if self.session.schedule.is_preference else "rows"
         self._pending = {
             "step": inputs.index + 1,
@@ -177,6 +172,7 @@ class ChatTrainer(Trainer):
                 if weight
             },
             "started": started,
+            "rows_of": inputs,
         }
         return torch.tensor(total[0], dtype=torch.float32, device=self.args.device)
 
@@ -204,6 +200,10 @@ class ChatTrainer(Trainer):
     def _finish_step(self, grad_norm: float) -> None:
         session, line = self.session, self._pending
         self._pending = {}
+        inputs: Step = line.pop("rows_of")
+        if grad_norm is not None and not math.isfinite(grad_norm):
+            # The update is made by now, but only in memory: the process ends without a checkpoint of it.
+            self._stop_diverged("gradient's norm", grad_norm, inputs)
         line["grad_norm"] = grad_norm
         line["seconds"] = time.monotonic() - line.pop("started")
         step, is_last = line["step"], line["step"] == session.schedule.num_steps
@@ -236,6 +236,14 @@ class ChatTrainer(Trainer):
                 f"{session.name}: stopped after step {step}/{session.schedule.num_steps}; "
                 "the same command goes on from there"
             )
+
+    def _stop_diverged(self, what: str, value: float, step: Step) -> NoReturn:
+        name, rows = self.session.name, [each.id for part in step.micro_batches for each in part.examples]
+        self._ring(diverged(step.index + 1, value, self.session.learning_rate, what=what))
+        raise Diverged(
+            f"{name}: the {what} of step {step.index + 1} is {value}; nothing of this step is kept and "
+            f"earlier checkpoints are untouched; rows of this rank: {', '.join(rows[:8])}"
+        )
 
     def _ring(self, alarm: Alarm) -> None:
         """Tells of an alarm on the terminal, and writes it to `alarms.jsonl`."""
