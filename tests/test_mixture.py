@@ -15,7 +15,8 @@ from data_builders import build
 from tests.conftest import WORDS, chat_row, write_lines
 from tuning.chat import Template, encode, encode_pair, load_template
 from tuning.config import load_recipe
-from tuning.mixture import Mixture, MixtureError, built_rows, mix
+from tuning.forest import Sequence
+from tuning.mixture import Mixture, MixtureError, built_rows, mix, with_strangers
 from tuning.model.tiny import train_tokenizer
 from tuning.schema import Conversation, Row, parse_row
 from tuning.shares import Share, split
@@ -74,10 +75,8 @@ def mixed(
         {name: part for name, (_, part) in sources.items()},
         tokenizer,
         template,
-        preference=False,
-        stage="sft",
         cache=folder.parent / "cache",
-        **settings,
+        **{"preference": False, "stage": "sft", **settings},
     )
 
 
@@ -365,17 +364,20 @@ def test_encoding_is_done_again_for_another_template_tokenizer_or_row(
 # One row, several sequences
 
 
+LAST_RETURNS = Template(
+    "last-returns",
+    "{#- tuning: one sequence per answer -#}{% for m in messages %}{{ m['role'] + ':\n' + m['content'] }}"
+    "{{ '</s>' if m['role'] == 'assistant' and loop.last else '<s>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant:\n' }}{% endif %}",
+)
+
+
 def test_a_dialogue_under_a_template_of_one_answer_is_one_row_that_computes_its_beginning_once(
     tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
-    source = (
-        "{#- tuning: one sequence per answer -#}{% for m in messages %}{{ m['role'] + ':\n' + m['content'] }}"
-        "{{ '</s>' if m['role'] == 'assistant' and loop.last else '<s>' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ 'assistant:\n' }}{% endif %}"
-    )
     first, second = chat_row("Say sea.", "sea")["messages"], chat_row("Say song.", "song")["messages"]
     folder = dataset(tmp_path, [{"messages": first + second} for _ in range(4)])
-    mixture = mixed(folder, tokenizer, template=Template("last-returns", source))
+    mixture = mixed(folder, tokenizer, template=LAST_RETURNS)
     assert mixture.sources["chats"]["rows_kept"] == 4
     [_, example] = mixture.order.epoch(0)[0]
     short, long = example.sequences
@@ -386,6 +388,47 @@ def test_a_dialogue_under_a_template_of_one_answer_is_one_row_that_computes_its_
     assert step.num_unshared_tokens == 2 * (len(short.input_ids) + len(long.input_ids))
     assert step.num_tokens == 2 * (len(long.input_ids) + 1)
     assert step.num_targets == 2 * example.num_targets
+
+
+@pytest.mark.parametrize("turns", [2, 3])
+def test_every_answer_of_a_judged_dialogue_has_its_judgement(
+    turns: int, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    """Several sequences of one row are a ranking's best to worst elsewhere; here all are as good as the row,
+    and weigh as much together as a row of one."""
+    rows = [
+        {
+            "id": word,
+            "messages": [part for _ in range(turns) for part in chat_row(f"Say {word}.", word)["messages"]],
+            "desirable": number % 2 == 0,
+        }
+        for number, word in enumerate(WORDS[:4])
+    ]
+    folder = dataset(tmp_path, rows)
+    mixture = mixed(folder, tokenizer, template=LAST_RETURNS, preference=True, stage="dpo", takes_single=True)
+    assert mixture.sources["chats"]["rows_kept"] == 4
+    assert mixture.sources["chats"]["notes"] == {"answers_judged_apart": 4 * turns}
+    examples = [example for _, example in mixture.order.epoch(0)]
+    assert len({example.id for example in examples}) == len(examples) == 4 * turns
+    for example in examples:
+        assert len(example.answers) == 1
+        assert example.weight == pytest.approx(1 / turns)
+        assert example.desirable == (WORDS.index(example.id.partition("/")[0]) % 2 == 0)
+
+
+def test_a_stranger_answers_another_prompt_or_there_is_none() -> None:
+    """Prompts a a b b c: the nearest answer before it to another prompt is, for a, c's (round the end); for b
+    the second a's; for c the second b's."""
+
+    def example(name: str, prompt: int, answer: int) -> Example:
+        ids = np.array([1, prompt, answer, 2], dtype=np.int32)
+        return Example(name, "s", name, (Sequence(ids, np.array([0, 0, 1, 1], dtype=np.bool_)),))
+
+    asked = [example(str(10 + at), prompt, 10 + at) for at, prompt in enumerate([5, 5, 6, 6, 7])]
+    strangers = [made.sequences[-1].input_ids.tolist() for made in with_strangers(asked, 100)]
+    assert strangers == [[1, 5, 14, 2], [1, 5, 14, 2], [1, 6, 11, 2], [1, 6, 11, 2], [1, 7, 13, 2]]
+    assert with_strangers(asked[:2], 100) == asked[:2]
+    assert with_strangers([], 100) == []
 
 
 def test_a_published_tokenisation_is_kept_apart_from_the_templates(

@@ -97,7 +97,7 @@ def mix(
     """The mixture of the built datasets in `folders`, each with its share; raises `MixtureError` if nothing
     is left. Unless the stage `takes_rankings`, several ranked answers become a pair of the best and the
     worst, and the others are counted. A stage that `takes_single` answers also takes conversations that say
-    whether they are `desirable`, and gets to each prompt the answer of the row before it (`has_stranger`)."""
+    whether they are `desirable`, and gets to each prompt an answer to another one (`has_stranger`)."""
     groups: dict[str, list[list[Example]]] = {}
     dev: dict[str, list[Example]] = {}
     sources: dict[str, dict[str, Any]] = {}
@@ -109,10 +109,10 @@ def mix(
         parts = split(rows, share, seed, name)
         dropped = Counter(parts.left_out)
         notes: Counter[str] = Counter()
-        examples: dict[str, Example] = {}
+        examples: dict[str, list[Example]] = {}
         chosen = [*parts.train, *parts.dev]
         if preference and not takes_rankings:
-            chosen = [_ends(row, notes) for row in chosen]
+            chosen = [_ends(row, notes, keeps_judged=takes_single) for row in chosen]
         if too_long == "cut":
             chosen = _cut(chosen, Shortener(data, tokenizer, template, legacy), max_length, notes)
         for row in chosen:
@@ -129,11 +129,10 @@ def mix(
             notes.update({key: 1 for item in result for key, count in item.counts.items() if count})
             sequences = tuple(Sequence(item.input_ids, item.is_target) for item in result)
             beta = row.beta if row.beta is not None else share.beta
-            examples[row.id] = Example(
-                row.id, name, row.group_key, sequences, row.loss_weight, beta, row.desirable
-            )
-        train = [examples[row.id] for row in parts.train if row.id in examples]
-        dev[name] = [examples[row.id] for row in parts.dev if row.id in examples]
+            example = Example(row.id, name, row.group_key, sequences, row.loss_weight, beta, row.desirable)
+            examples[row.id] = _judged_apart(example, notes) if is_judged else [example]
+        train = [example for row in parts.train for example in examples.get(row.id, ())]
+        dev[name] = [example for row in parts.dev for example in examples.get(row.id, ())]
         if takes_single:
             train, dev[name] = (with_strangers(part, max_length) for part in (train, dev[name]))
         groups[name] = list(_grouped(train).values())
@@ -170,13 +169,26 @@ def mix(
     return Mixture(order, {name: examples for name, examples in dev.items() if examples}, sources)
 
 
-def _ends(row: EncodedRow, notes: Counter[str]) -> EncodedRow:
-    """A ranking as the pair of its best and its worst answer."""
-    if isinstance(row.result, str) or len(row.result) <= 2:
+def _ends(row: EncodedRow, notes: Counter[str], *, keeps_judged: bool) -> EncodedRow:
+    """A ranking as the pair of its best and its worst answer; a judged dialogue is none."""
+    if isinstance(row.result, str) or len(row.result) <= 2 or (keeps_judged and row.desirable is not None):
         return row
     notes["ranked_between_unused"] += len(row.result) - 2
     ends = (row.result[0], row.result[-1])
     return replace(row, result=ends, num_targets=sum(int(item.is_target[1:].sum()) for item in ends))
+
+
+def _judged_apart(example: Example, notes: Counter[str]) -> list[Example]:
+    """A judged conversation as one example for each sequence that its template makes of it: every answer has
+    the row's judgement and its part of the row's weight."""
+    number = len(example.sequences)
+    if number == 1:
+        return [example]
+    notes["answers_judged_apart"] += number
+    return [
+        replace(example, id=f"{example.id}/{place}", sequences=(sequence,), weight=example.weight / number)
+        for place, sequence in enumerate(example.sequences, 1)
+    ]
 
 
 def _cut(
@@ -196,16 +208,32 @@ def _cut(
 
 
 def with_strangers(examples: list[Example], max_length: int) -> list[Example]:
-    """Each example with one sequence more: its prompt and the answer of the example before it, cut at
-    `max_length` tokens; the first gets the answer of the last."""
-    made = []
-    for example, before in zip(examples, [*examples[-1:], *examples[:-1]], strict=True):
-        own, other = example.sequences[0], before.sequences[0]
-        asked, answered = (int(np.argmax(sequence.is_target)) for sequence in (own, other))
-        ids = np.concatenate([own.input_ids[:asked], other.input_ids[answered:]])[:max_length]
-        scored = np.concatenate([np.zeros(asked, dtype=np.bool_), other.is_target[answered:]])[:max_length]
-        stranger = Sequence(ids, scored)
-        made.append(replace(example, sequences=(*example.sequences, stranger), has_stranger=True))
+    """Each example with one sequence more: its prompt and the answer of the nearest example before it that
+    has another prompt, the last ones standing before the first; cut at `max_length` tokens.
+
+    An example without one, where all prompts are the same, stays as it is.
+    """
+    asked = [int(np.argmax(example.sequences[0].is_target)) for example in examples]
+    prompts = [
+        example.sequences[0].input_ids[:end].tobytes() for example, end in zip(examples, asked, strict=True)
+    ]
+    made: list[Example] = []
+    stranger: int | None = None
+    if examples:
+        stranger = max((at for at, prompt in enumerate(prompts) if prompt != prompts[0]), default=None)
+    for at, example in enumerate(examples):
+        if at and prompts[at - 1] != prompts[at]:
+            stranger = at - 1
+        if stranger is None:
+            made.append(example)
+            continue
+        own, other = example.sequences[0], examples[stranger].sequences[0]
+        ids = np.concatenate([own.input_ids[: asked[at]], other.input_ids[asked[stranger] :]])
+        scored = np.concatenate(
+            [np.zeros(asked[at], dtype=np.bool_), other.is_target[asked[stranger] :]],
+        )
+        sequence = Sequence(ids[:max_length], scored[:max_length])
+        made.append(replace(example, sequences=(*example.sequences, sequence), has_stranger=True))
     return made
 
 

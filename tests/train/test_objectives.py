@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from tuning.forest import Sequence
 from tuning.train.held_out import wilson_interval
 from tuning.train.objectives import preference_metrics, sequence_sums, sft_loss, wins
 from tuning.train.schedule import learning_rate_factor
+from tuning.train.steps import Division, Example, divide
 
 
 def t(*values: float) -> torch.Tensor:
@@ -62,3 +65,18 @@ def test_wilson_interval_of_eight_in_ten() -> None:
 def test_learning_rate_of_a_run_of_ten_steps(schedule: str, step: int, expected: float) -> None:
     factor = learning_rate_factor(step, schedule=schedule, num_steps=10, warmup_steps=2, minimum=0.1)
     assert factor == pytest.approx(expected, abs=1e-12)
+
+
+def test_an_answer_that_was_judged_bad_is_not_imitated_by_the_sft_term() -> None:
+    """A good answer of 2 targets with weight 3 and a bad one of 4 with weight 1: the term is the mean over
+    3 * 2 weighted targets, all of the good one."""
+
+    def judged(name: str, num_targets: int, weight: float, desirable: bool) -> Example:
+        ids = np.arange(1, 3 + num_targets, dtype=np.int32)
+        sequence = Sequence(ids, ids > 2)
+        return Example(name, "s", name, (sequence,), weight, desirable=desirable)
+
+    rows = [judged("good", 2, 3.0, True), judged("bad", 4, 1.0, False)]
+    [micro_batch] = divide([[row] for row in rows], Division(100), is_preference=True).micro_batches
+    order = [example.id for example in micro_batch.examples]
+    assert dict(zip(order, micro_batch.sft_weight.tolist(), strict=True)) == {"good": 3 / 6, "bad": 0.0}

@@ -53,6 +53,11 @@ def _num_targets(sequence: Sequence) -> int:
     return int(np.count_nonzero(sequence.is_target[1:]))
 
 
+def _imitated_weight(example: Example) -> float:
+    """The weight of an example's first answer in an SFT term: an answer judged bad is not to be imitated."""
+    return 0.0 if example.desirable is False else example.weight
+
+
 Placed = tuple[float, tuple[object, ...], list[Example]]
 """One occurrence of a group in an epoch: its place in it (0 to 1), the key (epoch, source, pass, number of
 the group), its rows."""
@@ -85,7 +90,8 @@ class MicroBatch:
     pair_beta: Tensor
     """float64, (pairs,): the pair's own beta, nan where it has none."""
     sft_weight: Tensor
-    """float64, (pairs,): the pair's weight, divided by the total over the chosen targets of the step."""
+    """float64, (pairs,): the pair's weight, divided by the total over the chosen targets of the step; 0 for
+    an answer that was judged bad."""
     number: int = 0
     """Of this rank's micro-rows in the step, from 0."""
 
@@ -240,7 +246,7 @@ def divide(
     else:
         total = sum(example.weight * example.num_targets for example in examples)
     total = total_weight if total_weight is not None else total
-    chosen_total = sum(example.weight * _num_targets(example.sequences[0]) for example in examples)
+    chosen_total = sum(_imitated_weight(example) * _num_targets(example.sequences[0]) for example in examples)
     bins = partition(sizes, division.num_ranks, division.tokens_per_device)[division.rank]
     return Step(
         index=index,
@@ -304,7 +310,7 @@ def _micro_batch(
         pair_weight=torch.tensor([example.weight / total for example in pairs], dtype=torch.float64),
         pair_beta=torch.tensor(betas, dtype=torch.float64),
         sft_weight=torch.tensor(
-            [example.weight / (chosen_total or 1.0) for example in pairs], dtype=torch.float64
+            [_imitated_weight(example) / (chosen_total or 1.0) for example in pairs], dtype=torch.float64
         ),
         number=number,
     )
