@@ -40,6 +40,9 @@ def problems(tmp_path: Path, *overrides: str) -> list[str]:
         ["dpo.loss=simpo", "dpo.gamma=0.4", "dpo.ld_alpha=0.5"],
         ["dpo.loss=kto", "dpo.undesirable_weight=1.3"],
         ["dpo.divergence=alpha_divergence", "dpo.divergence_alpha=0.3"],
+        ["dpo.mix.pairs={beta: 0.3, min_margin: 1, max_margin: 2}", "dpo.lora={rank: 4}"],
+        ["reward={mix: {pairs: {min_margin: 1}}, learning_rate: 1e-5}"],
+        ["dpo.loss_terms={simpo: 1, ipo: 1}", "dpo.reference=live"],
     ],
 )
 def test_what_goes_together(tmp_path: Path, overrides: list[str]) -> None:
@@ -50,6 +53,16 @@ def test_what_goes_together(tmp_path: Path, overrides: list[str]) -> None:
     ("overrides", "expected"),
     [
         (["dpo.loss=sigmoyd"], "one of sigmoid, robust"),
+        (["dpo.loss=simpo", "dpo.reference=live"], "dpo.reference: simpo has no reference; take it out"),
+        (["dpo.loss=orpo", "dpo.reference_store=x"], "dpo.reference_store: orpo has no reference"),
+        (["dpo.reference=live", "dpo.reference_store=x"], "with dpo.reference: live nothing is stored"),
+        (["dpo.lora={rank: 4, dropout: 0.05}"], "dpo.lora.dropout: a preference is learnt without dropout"),
+        (["dpo.loss=aot", "dpo.mix.pairs.beta=0.3"], "dpo.mix.pairs.beta: aot sorts the answers of a step"),
+        (["dpo.mix.pairs={min_margin: 5, max_margin: 1}"], "min_margin: saw 5; accepted: at most max_margin"),
+        (["dpo.loss=kto", "dpo.desirable_weight=0", "dpo.undesirable_weight=0"], "so nothing is learnt"),
+        (["sft={mix: {pairs: {beta: 0.3}}, learning_rate: 1e-5}"], "sft.mix.pairs.beta: sft has no beta"),
+        (["sft={mix: {pairs: {min_margin: 1}}, learning_rate: 1e-5}"], "sft mixes conversations, which have"),
+        (["reward={mix: {pairs: {beta: 1}}, learning_rate: 1e-5}"], "reward.mix.pairs.beta: reward has no"),
         (
             ["dpo.loss=hinge", "dpo.label_smoothing=0.1"],
             "hinge has no such setting; losses that have it: sig",

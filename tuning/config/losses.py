@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tuning.config.checks import Draft
+from tuning.config.checks import PREFERENCE_STAGES, TRAINED_STAGES, Draft
 from tuning.config.errors import brief, nearest
 
 _DIVERGENCE = ("divergence", "divergence_alpha")
@@ -48,7 +48,9 @@ OPTIONS = (
 
 
 def check_loss(draft: Draft) -> None:
-    """The losses of `dpo` are known, and every setting that is given belongs to one of them."""
+    """The losses of `dpo` are known, and every setting that is given belongs to one of them; settings of
+    pairs stand only where pairs are mixed."""
+    _check_pair_settings(draft)
     dpo = draft.section("dpo")
     if not dpo or not draft.is_clean("dpo.loss"):
         return
@@ -72,6 +74,13 @@ def check_loss(draft: Draft) -> None:
         message = "dpo.divergence_alpha: only divergence: alpha_divergence has it"
         draft.add("dpo.divergence_alpha", message)
     _check_modifiers(draft, dpo, names)
+    _check_reference(draft, dpo, names)
+    if draft.section("dpo.lora").get("dropout"):
+        key = "dpo.lora.dropout"
+        message = (
+            f"{key}: a preference is learnt without dropout, since two passes may differ in weights alone"
+        )
+        draft.add(key, f"{message}; take it out")
 
 
 def loss_names(dpo: Mapping[str, Any]) -> list[str]:
@@ -111,3 +120,47 @@ def _check_modifiers(draft: Draft, dpo: dict[str, Any], names: list[str]) -> Non
         draft.add("dpo.ld_alpha", f"dpo.ld_alpha: {name} has no pair whose shorter answer it could refer to")
     if dpo.get("weigh_by_policy") and ranked:
         draft.add("dpo.weigh_by_policy", "dpo.weigh_by_policy: plackett_luce ranks answers, it has no pairs")
+
+
+def _check_reference(draft: Draft, dpo: dict[str, Any], names: list[str]) -> None:
+    """Where the reference comes from is said once, and only if a loss asks for one."""
+    given = [
+        key
+        for key, is_set in (
+            ("dpo.reference", dpo.get("reference") == "live"),
+            ("dpo.reference_store", dpo.get("reference_store") is not None),
+        )
+        if is_set
+    ]
+    if given and names and all(name in REFERENCE_FREE for name in names):
+        for key in given:
+            draft.add(key, f"{key}: {', '.join(names)} has no reference; take it out")
+    elif len(given) == 2:
+        draft.add(
+            given[1], f"{given[1]}: with dpo.reference: live nothing is stored; take one of the two out"
+        )
+    weights = dpo.get("desirable_weight"), dpo.get("undesirable_weight")
+    if weights == (0, 0):
+        key = "dpo.desirable_weight"
+        draft.add(key, f"{key}: undesirable_weight is 0 as well, so nothing is learnt; accepted: one above 0")
+
+
+def _check_pair_settings(draft: Draft) -> None:
+    """A mix entry's own beta and margins, where something reads them and they leave something."""
+    apart = [name for name in loss_names(draft.section("dpo")) if name in ("aot", "aot_unpaired")]
+    for stage in TRAINED_STAGES:
+        for source, entry in draft.section(f"{stage}.mix").items():
+            values = entry if isinstance(entry, dict) else {}
+            for name in ("beta", "min_margin", "max_margin"):
+                key = f"{stage}.mix.{source}.{name}"
+                if values.get(name) is None:
+                    continue
+                if stage not in (("dpo",) if name == "beta" else PREFERENCE_STAGES):
+                    what = "has no beta" if name == "beta" else "mixes conversations, which have no margin"
+                    draft.add(key, f"{key}: {stage} {what}; take it out")
+                elif name == "beta" and apart:
+                    draft.add(key, f"{key}: {apart[0]} sorts the answers of a step apart and cannot use it")
+            least, most = values.get("min_margin"), values.get("max_margin")
+            if least is not None and most is not None and least > most:
+                key = f"{stage}.mix.{source}.min_margin"
+                draft.add(key, f"{key}: saw {least:g}; accepted: at most max_margin, which is {most:g}")

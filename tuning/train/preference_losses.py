@@ -26,6 +26,10 @@ RANKED = "plackett_luce"
 """The loss that takes any number of ranked answers to a prompt; the others take two."""
 SINGLE = "kto"
 """The loss that takes answers one by one, each found good or bad."""
+CERTAIN = 2.0**-24
+"""-log of the largest float32 below 1, in nats: odds are infinite for an answer that is more certain."""
+STEEPEST = 80.0
+"""Exponent beyond which an exponential goes on as its tangent: e^80 is still a float32."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +69,11 @@ class Divergence:
 
     def __call__(self, ratio: Tensor) -> Tensor:
         if self.name == "forward_kl":
-            return 1 - torch.exp(-ratio)
+            return -_expm1(-ratio)
         if self.name == "js_divergence":
             return math.log(2) + logsigmoid(ratio)
         if self.name == "alpha_divergence" and self.alpha != 1:
-            # Beyond e^80 the gradient has long vanished in the sigmoid, and float32 would overflow.
-            return torch.expm1(((self.alpha - 1) * ratio).clamp(max=80)) / (self.alpha - 1)
+            return _expm1((self.alpha - 1) * ratio) / (self.alpha - 1)
         return ratio
 
 
@@ -168,8 +171,9 @@ def discopop(
     """(1 - m) (-log sigmoid(beta h)) + m exp(-beta h) with m = sigmoid(beta h / tau): equation 5 of Lu et al.
     2024 (arXiv:2406.08414)."""
     logits = beta * _margin(scores, divergence)
-    modulation = torch.sigmoid(logits / discopop_tau)
-    return -logsigmoid(logits) * (1 - modulation) + torch.exp(-logits) * modulation
+    modulation = logits / discopop_tau
+    exponential = torch.exp(logsigmoid(modulation) - logits)  # m exp(-beta h), whose factors are 0 and inf
+    return -logsigmoid(logits) * torch.sigmoid(-modulation) + exponential
 
 
 def aot(scores: PairScores, *, beta: Beta, label_smoothing: float = 0.0) -> Tensor:
@@ -208,8 +212,8 @@ def orpo(scores: PairScores, *, beta: Beta) -> Tensor:
     """-beta log sigmoid(log odds(w) - log odds(l)) with odds(y) = q / (1 - q) and log q = log p(y) / |y|: the
     odds-ratio part of ORPO, equation 7 of Hong et al. 2024 (arXiv:2403.07691), whose lambda is beta; no
     reference. Their other part is an SFT term of weight 1."""
-    chosen = scores.chosen / scores.chosen_tokens
-    rejected = scores.rejected / scores.rejected_tokens
+    chosen = (scores.chosen / scores.chosen_tokens).clamp(max=-CERTAIN)
+    rejected = (scores.rejected / scores.rejected_tokens).clamp(max=-CERTAIN)
     log_odds = (chosen - rejected) - (_log1mexp(chosen) - _log1mexp(rejected))
     return -beta * logsigmoid(log_odds)
 
@@ -312,8 +316,14 @@ def _mean_margin(scores: PairScores, divergence: Divergence) -> Tensor:
     return chosen - divergence(scores.rejected_ratio) / scores.rejected_tokens
 
 
+def _expm1(exponent: Tensor) -> Tensor:
+    """exp(x) - 1, and its tangent beyond `STEEPEST`: finite, and with a gradient where it is largest."""
+    beyond = (exponent - STEEPEST).clamp(min=0)
+    return torch.expm1(exponent.clamp(max=STEEPEST)) + math.exp(STEEPEST) * beyond
+
+
 def _log1mexp(log_prob: Tensor) -> Tensor:
-    """log(1 - exp(x)) for x < 0, exact at both ends."""
+    """log(1 - exp(x)) for x < 0, with all digits near 0 and far below."""
     near_zero = log_prob > -math.log(2)
     safe = torch.where(near_zero, log_prob, torch.full_like(log_prob, -1.0))
     other = torch.where(near_zero, torch.full_like(log_prob, -1.0), log_prob)
