@@ -239,6 +239,8 @@ def test_what_is_no_ranking(row: dict[str, Any], code: str) -> None:
         ({"chosen_score": 3, "rejected_score": 1.5}, 1.5),
         ({"chosen_score": 3}, None),
         ({"margin": True}, None),
+        ({"margin": float("nan")}, None),
+        ({"chosen_score": float("inf"), "rejected_score": 1}, None),
         ({}, None),
     ],
 )

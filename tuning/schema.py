@@ -139,10 +139,12 @@ class PreferencePair:
     @property
     def margin(self) -> float | None:
         """By how much the chosen answer was scored better: `meta.margin`, or `meta.chosen_score` less
-        `meta.rejected_score`; None where the row does not say."""
+        `meta.rejected_score`; None where the row does not say so in finite numbers."""
         values = [self.meta.get(name) for name in ("margin", "chosen_score", "rejected_score")]
         whole, chosen, rejected = (
-            float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+            float(value)
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            else None
             for value in values
         )
         if whole is not None:

@@ -155,6 +155,24 @@ def test_a_damaged_shard_is_refused_by_name(tmp_path: Path, damage: str) -> None
     assert str(shard) in str(caught.value)
 
 
+@pytest.mark.parametrize("what", ["a link to nothing", "a folder"])
+def test_what_is_named_like_a_shard_and_cannot_be_read_is_refused_by_name(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "sums-000003-aa.safetensors"
+    if what == "a folder":
+        path.mkdir()
+    else:
+        path.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(StoreError, match=r"sums-000003-aa\.safetensors: damaged"):
+        ReferenceStore(tmp_path, KEY)
+
+
+def test_a_store_below_a_file_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreError, match="no reference store can be made here") as caught:
+        filled(tmp_path / "file" / "store", row("a", [5], [6]))
+    assert caught.value.code == "reference_store_folder"
+
+
 def test_rows_are_written_every_so_many_and_after_a_while(tmp_path: Path) -> None:
     rows = [row(f"row-{number}", [number], [number + 50]) for number in range(10, 16)]
     store = ReferenceStore(tmp_path / "by rows", KEY, shard_rows=4)

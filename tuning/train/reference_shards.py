@@ -77,7 +77,14 @@ class Shard:
 
 def write_shard(folder: Path, key: str, number: int, shard: Shard) -> str:
     """Writes a shard beside its place, syncs it, moves it there; returns its name."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"{folder}: no reference store can be made here ({error.strerror}); accepted: a folder, or a "
+            "name for a new one",
+            code="reference_store_folder",
+        ) from None
     digest = _digest(shard.arrays)
     data = save(shard.arrays, metadata={"format": FORMAT, "key": key, "kind": shard.kind, "sha256": digest})
     name = f"{shard.kind}-{number:06d}-{digest[:16]}.safetensors"
@@ -101,7 +108,7 @@ def read_shard(path: Path, key: str) -> Shard:
         with safe_open(path, "np") as file:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:  # a link to nothing and a folder are no shards either
         raise _damaged(path, str(error)) from None
     if metadata.get("format") != FORMAT or metadata.get("key") != key:
         seen = metadata.get("key", "nothing")
