@@ -67,6 +67,21 @@ def open_tokenizer(recipe: Recipe, start: str) -> tuple[PreTrainedTokenizerBase,
     return tokenizer, template
 
 
+def template_fault(recipe: Recipe) -> str | None:
+    """Why the recipe's template cannot be trained on, as far as that shows without weights: with its
+    tokenizer where that lies in a folder, else, under `base: tiny`, by what it writes around a turn."""
+    where = recipe.tokenizer or recipe.base
+    try:
+        if Path(where).is_dir():
+            tokenizer = loading.load_tokenizer(where, trust_remote_code=recipe.trust_remote_code)
+            load_template(recipe.template, tokenizer=tokenizer).check(tokenizer)
+        elif recipe.base == "tiny":
+            tiny.rendered_headers(load_template(recipe.template).source)
+    except (ChatError, loading.ModelError) as error:
+        return str(error)
+    return None
+
+
 def preview_tokenizer(
     recipe: Recipe, paths: Paths, tiny_model: Path
 ) -> tuple[PreTrainedTokenizerBase, Template]:

@@ -27,6 +27,8 @@ from tokenizers import (
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from tuning.model.loading import ModelError
+
 CONTROL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>")
 BYTE_SCORE = -20.0
 """Log-probability of a byte piece: below any learnt piece, so bytes are the last resort."""
@@ -105,11 +107,15 @@ def _learnt_pieces(
 
 
 def rendered_headers(template: str) -> str:
-    """What a chat template writes around messages, so that a tokenizer learns pieces for it."""
+    """What a chat template writes around messages, so that a tokenizer learns pieces for it. Raises
+    `ModelError` for a template that refuses one turn."""
     messages = [{"role": "user", "content": ""}, {"role": "assistant", "content": ""}]
-    rendered: Any = render_jinja_template(
-        conversations=[messages], chat_template=template, bos_token="", eos_token=""
-    )
+    try:
+        rendered: Any = render_jinja_template(
+            conversations=[messages], chat_template=template, bos_token="", eos_token=""
+        )
+    except Exception as error:  # whatever a stranger's template raises is its refusal
+        raise ModelError(f"the template refuses one turn: {type(error).__name__}: {error}") from error
     texts, _ = rendered
     return str(texts[0])
 

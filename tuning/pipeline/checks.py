@@ -65,6 +65,11 @@ def check(recipe: Recipe) -> list[Problem]:
     if tokenizer.is_dir() and not (tokenizer / "tokenizer.json").is_file():
         key = "tokenizer" if recipe.tokenizer else "base"
         add(key, f"{tokenizer} has no tokenizer.json; a fast tokenizer is needed")
+    elif not problems and (tokenizer.is_dir() or recipe.template.endswith(".jinja")):
+        from tuning.stage import template_fault  # takes seconds
+
+        if fault := template_fault(recipe):
+            add("template", f"template: {fault}")
     return problems
 
 
