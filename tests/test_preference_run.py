@@ -74,6 +74,29 @@ def test_judged_answers_train_under_kto(tmp_path: Path) -> None:
     assert "kl" in lines[0]
 
 
+@pytest.mark.parametrize("figure", ["accuracy", "rewards/margins", "rewards/accuracies/own"])
+def test_figures_of_pairs_cannot_choose_among_judged_answers(figure: str, tmp_path: Path) -> None:
+    """Guards against a KeyError at the first evaluation."""
+    rows = [{"prompt": asked(n), "completion": answer(n), "label": n % 2 == 0} for n in range(12)]
+    course = ("dpo.mix.own.dev_rows=4", "dpo.eval_steps=1", f"dpo.best_by={figure}")
+    with pytest.raises(
+        MixtureError, match=r"dpo\.best_by: the rows of \w.* judged one by one.*accepted: loss"
+    ):
+        lines_of(tmp_path, rows, "dpo.loss=kto", *course)
+
+
+@pytest.mark.parametrize(
+    ("figure", "loss"), [("loss/own", "sigmoid"), ("rewards/margins/own", "simpo"), ("accuracy/own", "aot")]
+)
+def test_the_only_source_may_be_named_by_what_chooses(figure: str, loss: str, tmp_path: Path) -> None:
+    """A run of one source has its figures under their plain names; guards against a KeyError."""
+    rows = [{"prompt": asked(n), "chosen": answer(n), "rejected": answer(n + 1)} for n in range(24)]
+    _, folder = lines_of(tmp_path, rows, f"dpo.loss={loss}", "dpo.eval_steps=1", f"dpo.best_by={figure}")
+    best, name = read_json(folder / "record.json")["result"]["best"], figure.removesuffix("/own")
+    held_out = [line[name] for line in read_jsonl(folder / "evaluation.jsonl")]
+    assert best["figure"] == (min(held_out) if name == "loss" else max(held_out))
+
+
 def test_a_loss_without_reference_chooses_its_best_step_by_its_own_loss(tmp_path: Path) -> None:
     rows = [{"prompt": asked(n), "chosen": answer(n), "rejected": answer(n + 1)} for n in range(24)]
     course = ("dpo.eval_steps=1", "dpo.best_by=loss")

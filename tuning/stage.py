@@ -347,15 +347,9 @@ def open_session(
 
     Raises `MixtureError` where `best_by` asks for rows that no source had to hold out.
     """
-    if config.best_by is not None:
-        figure, _, source = config.best_by.rpartition("/")
-        is_lacking = source in config.mix and figure and not mixture.dev.get(source)
-        if is_lacking or evaluate is None:
-            which = source if is_lacking else "any source"
-            raise MixtureError(
-                f"{name}.best_by: no row of {which} is held out (at most a tenth of a source is, unless its "
-                f"mix entry names dev_rows), so there is no {config.best_by} to choose by"
-            )
+    best_by = config.best_by
+    if best_by is not None:
+        best_by = _held_out_figure(best_by, config, mixture, name)
     if config.max_steps is not None:
         num_rows = config.max_steps * batch_rows
     else:
@@ -377,10 +371,32 @@ def open_session(
         eval_steps=config.eval_steps,
         save_steps=config.save_steps,
         keep_checkpoints=config.keep_checkpoints,
-        best_by=config.best_by,
+        best_by=best_by,
         stop_after_evaluations=config.stop_after_evaluations,
         evaluate=evaluate,
     )
+
+
+def _held_out_figure(best_by: str, config: TrainConfig, mixture: Mixture, name: str) -> str:
+    """The figure of an evaluation that `best_by` asks for. Raises `MixtureError` where no row is held out
+    that has it."""
+    figure, _, source = best_by.rpartition("/")
+    if source not in config.mix or not figure:
+        figure, source = best_by, ""
+    rows = mixture.dev.get(source, []) if source else mixture.dev_rows
+    which = source or "any source"
+    if not rows:
+        raise MixtureError(
+            f"{name}.best_by: no row of {which} is held out (at most a tenth of a source is, unless its "
+            f"mix entry names dev_rows), so there is no {best_by} to choose by"
+        )
+    if name == "dpo" and figure != "loss" and all(example.desirable is not None for example in rows):
+        raise MixtureError(
+            f"{name}.best_by: the rows of {which} that are held out are answers judged one by one, so there "
+            f"is no {best_by}; accepted: loss"
+        )
+    # The figures of a preference run stand by source only where there are several.
+    return figure if name == "dpo" and list(mixture.dev) == [source] else best_by
 
 
 def trainer_arguments(recipe: Recipe, config: TrainConfig, session: Session) -> TrainingArguments:

@@ -44,10 +44,6 @@ def mistakes(recipe: Path, *overrides: str) -> list[str]:
             ["dpo.best_by=rewards/accuracys", "dpo.eval_steps=1"],
             "dpo.best_by: saw 'rewards/accuracys'; accepted: loss, accuracy, rewards/accuracies",
         ),
-        (
-            ["dpo.loss=simpo", "dpo.best_by=rewards/margins", "dpo.eval_steps=1"],
-            "dpo.best_by: rewards/margins compares with a reference, and simpo has none; accepted: loss, acc",
-        ),
         (["sft.stop_after_evaluations=3"], "sft.stop_after_evaluations needs sft.best_by"),
         (
             ["sft.warmup_ratio=0.1", "sft.warmup_steps=3"],

@@ -118,6 +118,78 @@ def test_accuracy_below_chance_rings_with_enough_pairs_and_names_the_source() ->
     assert "rejected answers of b: only 38%" in alarm.seen
 
 
+def alone(step: int, **figures: float) -> dict[str, Any]:
+    """A line of a healthy run without a reference, which began with a taste for short answers."""
+    without = ("kl/chosen", "kl/rejected")
+    made = {name: value for name, value in line(step).items() if name not in without}
+    own: dict[str, float] = {
+        "rewards/margins": -20 + step / 5,
+        "rewards/accuracies": 0.2 + step / 200,
+        "rewards/accuracies_longer": 0.05 + step / 200,
+        "rewards/accuracies_shorter": 0.9,
+    }
+    return made | own | {name.replace("__", "/"): value for name, value in figures.items()}
+
+
+def test_a_taste_that_a_run_without_a_reference_began_with_is_no_alarm() -> None:
+    assert rung([alone(step) for step in range(1, 101)]) == []
+
+
+def test_without_a_reference_drift_is_told_against_the_first_lines() -> None:
+    """log p per token falls by 0.1 a step from -1.2 on: the mean of the first five lines is -1.2 - 0.3 and of
+    lines n - 4 to n it is -1.2 - 0.1 (n - 2); they differ by 1.0 at n = 15."""
+    lines = [alone(step, logps_per_token__chosen=-1.2 - 0.1 * step) for step in range(1, 40)]
+    alarms = rung(lines)
+    assert [alarm.code for alarm in alarms] == ["chosen_collapses", "kl_explodes"]
+    assert alarms[0].step == 15
+    assert "fell from -1.5 to -2.5" in alarms[0].seen
+    assert alarms[1].step == 35 and "has left where it started" in alarms[1].seen
+
+
+def test_without_a_reference_pairs_that_never_separate_ring_in_spite_of_scatter() -> None:
+    """Margins of -20 give or take 3, as batches scatter, and no growth; 40 lines are needed to say so."""
+    lines = [
+        alone(step, rewards__margins=-20 + 3 * (-1) ** step, rewards__accuracies=0.2)
+        for step in range(1, 101)
+    ]
+    [alarm] = rung(lines)
+    assert (alarm.code, alarm.step) == ("pairs_never_separate", 50)
+    assert "the mean reward margin has moved by +0.0000" in alarm.seen
+
+
+def test_without_a_reference_accuracy_is_held_against_its_start() -> None:
+    """From 0.8 to 0.2 over 20 * 64 pairs: far more than 4 standard errors of a difference."""
+    lines = [alone(step, rewards__accuracies=0.8 if step <= 30 else 0.2) for step in range(1, 60)]
+    [alarm] = rung(lines)
+    assert alarm.code == "below_chance"
+    assert "Less than the 80% of the first steps is no accident" in alarm.means
+
+
+def test_without_a_reference_a_length_gap_rings_where_it_grew() -> None:
+    grown = [alone(step, rewards__accuracies_shorter=0.9 if step <= 20 else 0.1) for step in range(1, 60)]
+    [alarm] = rung(grown)
+    assert alarm.code == "length_runs_away"
+    assert "in 10% where it is the shorter" in alarm.seen
+
+
+def judged_line(step: int, **figures: float) -> dict[str, Any]:
+    """A line of a healthy KTO run: answers judged one by one, none compared with another."""
+    comparing = ("rewards/margins", "rewards/accuracies", "length/ratio", "length/chosen")
+    made = {name: value for name, value in line(step).items() if not name.startswith(comparing)}
+    made |= {"rewards/chosen": step / 100, "rewards/rejected": -step / 100, "pairs": 64, "loss": 0.5}
+    return made | {name.replace("__", "/"): value for name, value in figures.items()}
+
+
+def test_answers_judged_one_by_one_ring_for_drift_and_where_nothing_is_learnt() -> None:
+    assert rung([judged_line(step) for step in range(1, 101)]) == []
+    [alarm] = rung(
+        [judged_line(step, rewards__chosen=0.001, rewards__rejected=0.0) for step in range(1, 101)]
+    )
+    assert (alarm.code, alarm.step) == ("pairs_never_separate", 50)
+    codes = [alarm.code for alarm in rung([judged_line(step, kl__chosen=-4.0) for step in range(1, 101)])]
+    assert codes == ["chosen_collapses", "kl_explodes"]
+
+
 def test_loss_that_quadruples_and_a_gradient_that_is_no_number_ring() -> None:
     [alarm] = rung([line(step, loss=0.7 if step <= 10 else 3.5) for step in range(1, 30)])
     # Steps 11 to 15 are the first window above 4 * 0.7 = 2.8; with four of 3.5 the mean is 2.94 already.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ def test_figures_of_two_pairs(micro_batch: MicroBatch) -> None:
     assert (found["rewards/margins/a"], found["rewards/margins/b"]) == (-1.0, 0.5)
     assert (found["kl/chosen/a"], found["kl/chosen/b"]) == (-0.5, 2.0)
     assert (found["share/a"], found["share/b"]) == (0.5, 0.5)
-    assert "rewards/margins" not in found  # the objective's own
+    assert (found["rewards/margins"], found["rewards/accuracies"]) == (-0.25, 0.5)
 
 
 def test_end_token_counts_end_tokens_only(micro_batch: MicroBatch) -> None:
@@ -69,10 +70,39 @@ def test_end_token_counts_end_tokens_only(micro_batch: MicroBatch) -> None:
     assert found["end_token/rejected"] == pytest.approx(1.0)
 
 
-def test_without_a_reference_nothing_is_compared_with_it(micro_batch: MicroBatch) -> None:
+def test_without_a_reference_rewards_are_the_losses_own(micro_batch: MicroBatch) -> None:
+    """Answers have log p -4, -2 | -1, -3, and their means per token are all -1: ties. By sums at beta 0.5
+    the margins are -1 | 1."""
     found = figures(micro_batch, -torch.ones(10), None)
-    assert not [name for name in found if name.startswith(("kl", "rewards", "logratios"))]
-    assert found["length/ratio_pulled"] == found["length/ratio"]
+    assert not [name for name in found if name.startswith(("kl", "logratios"))]
+    assert (found["rewards/margins/a"], found["rewards/margins/b"]) == (-1.0, 1.0)
+    per_token = preference_health(micro_batch, -torch.ones(10), None, beta=0.5, end_token=END, per_token=True)
+    total, weight = per_token["rewards/margins"]
+    assert (total.item(), weight.item()) == (0.0, 1.0)
+    assert per_token["rewards/accuracies"][0].item() == 0.5
+    assert per_token["length/ratio_pulled"][0].item() == pytest.approx(
+        per_token["length/ratio"][0].item() / 2
+    )
+
+
+def test_answers_judged_by_themselves_count_on_their_side() -> None:
+    """A good answer of 4 tokens (log p -4, -2 before) and a bad one of 1 (-1, -3 before), weight 1/2 each."""
+    judged = [
+        replace(pair("p", "a", [3, 4, 5, END], [6, END]), desirable=True),
+        replace(pair("q", "b", [END], [6, END]), desirable=False),
+    ]
+    units = [[replace(example, sequences=example.sequences[:1])] for example in judged]
+    [made] = divide(units, Division(100, share_prefix=False), is_preference=True).micro_batches
+    order = [example.id for example in made.examples]
+    reference = torch.tensor([{"p": -2.0, "q": -3.0}[name] for name in order], dtype=torch.float64)
+    found = figures(made, -torch.ones(5), reference)
+    assert (found["kl/chosen"], found["kl/rejected"]) == (-2 / 4, 2.0)
+    assert (found["rewards/chosen"], found["rewards/rejected"]) == (-1.0, 1.0)
+    assert (found["length/chosen"], found["length/rejected"]) == (4.0, 1.0)
+    assert (found["logratios/chosen/a"], found["logratios/rejected/b"]) == (-2.0, 2.0)
+    assert (found["share/a"], found["share/b"]) == (0.5, 0.5)
+    comparing = ("rewards/margins", "rewards/accuracies", "length/ratio", "kl/chosen/b", "kl/rejected/a")
+    assert not [name for name in comparing if name in found]
 
 
 def test_divided_step_and_a_rank_without_work_sum_to_the_whole(micro_batch: MicroBatch) -> None:

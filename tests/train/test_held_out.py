@@ -66,7 +66,7 @@ def test_answers_judged_one_by_one_are_no_pairs(tokenizer: PreTrainedTokenizerBa
     figures, _ = evaluated(SINGLE, tokenizer, 300)
     alone, _ = evaluated(SINGLE, tokenizer, 300, pairs)
     assert figures["pairs"] == alone["pairs"] == len(pairs)
-    for name in ("accuracy", "accuracy_interval", "rewards/accuracies", "length/chosen"):
+    for name in ("accuracy", "accuracy_interval", "rewards/accuracies", "length/ratio"):
         assert figures[name] == alone[name]
     assert figures["loss"] != alone["loss"]
     only_single, _ = evaluated(SINGLE, tokenizer, 300, [row for row in examples if row not in pairs])
@@ -75,11 +75,17 @@ def test_answers_judged_one_by_one_are_no_pairs(tokenizer: PreTrainedTokenizerBa
     assert only_single["rewards/chosen"] != only_single["rewards/rejected"]
 
 
-def test_without_a_reference_nothing_is_compared_with_one(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_without_a_reference_nothing_is_said_of_drift(tokenizer: PreTrainedTokenizerBase) -> None:
     examples = tricky(tokenizer)
     model = target_model(llama(len(tokenizer)))
     objective = PreferenceObjective({"simpo": 1.0}, None, beta=2.0)
     figures = held_out_preferences(model, examples, Division(300), objective=objective, device="cpu")
     assert figures["loss"] == pytest.approx(step(model, objective, examples)[0], rel=1e-6)
-    assert not any(name.startswith(("rewards/", "kl/", "logratios/")) for name in figures)
+    assert not any(name.startswith(("kl/", "logratios/")) for name in figures)
+    assert figures["rewards/margins"] == pytest.approx(
+        figures["rewards/chosen"] - figures["rewards/rejected"]
+    )
+    per_token = 2.0 * figures["logps_per_token/chosen"]
+    lengths = {int(example.sequences[0].is_target[1:].sum()) for example in examples}
+    assert len(lengths) > 1 and figures["rewards/chosen"] == pytest.approx(per_token, rel=0.2)  # not the sum
     assert torch.isfinite(torch.tensor(figures["loss"]))

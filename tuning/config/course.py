@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from tuning.config.checks import TRAIN_STAGES, Draft
 from tuning.config.errors import brief, nearest
-from tuning.config.losses import REFERENCE_FREE, loss_names
 
 FIGURES = {
     "sft": ("loss",),
@@ -66,12 +65,6 @@ def _check_best(draft: Draft, stage: str) -> None:
             nearest(str(name), FIGURES[stage]),
         )
         return
-    names = loss_names(values) if stage == "dpo" else []
-    if figure.startswith("rewards/") and names and all(one in REFERENCE_FREE for one in names):
-        loss = ", ".join(names)
-        draft.add(
-            key, f"{key}: {name} compares with a reference, and {loss} has none; accepted: loss, accuracy"
-        )
     wanted = [name.removeprefix(f"{figure}/")] if name != figure else list(mix)
     if mix and not any(_holds_out(values, mix[source]) for source in wanted):
         which = f"{stage}.mix.{wanted[0]}" if name != figure else f"any source of {stage}.mix"

@@ -2,6 +2,8 @@
 
 A `Watch` sees the lines of `metrics.jsonl` in their order and nothing else. So a resumed run shows it the
 lines that it kept, and recorded lines can be watched afterwards. Every alarm rings once in a run.
+
+Where a loss has no reference (SimPO, CPO, ORPO), the run's own first lines stand for it.
 """
 
 from __future__ import annotations
@@ -105,6 +107,62 @@ class Watch:
         value = self.lines[0].get(name)
         return None if value is None else float(value)
 
+    def start(self, name: str, count: int = WINDOW) -> float | None:
+        """The mean of a metric over the first `count` lines that have it; None before there are as many, and
+        as many again behind them."""
+        values = [line[name] for line in self.lines if name in line]
+        return statistics.fmean(values[:count]) if len(values) >= 2 * count else None
+
+    @property
+    def has_reference(self) -> bool:
+        return any("kl/chosen" in line or "kl/rejected" in line for line in self.lines[:WINDOW])
+
+    def drift(self, side: str) -> float | None:
+        """log p - log p_ref per token of the `chosen` or `rejected` answers of the last lines, nats; without
+        a reference, log p against the run's first lines."""
+        if self.has_reference:
+            return self.recent(f"kl/{side}")
+        now, before = self.recent(f"logps_per_token/{side}"), self.start(f"logps_per_token/{side}")
+        return None if now is None or before is None else now - before
+
+    def drifts_since(self, side: str, bound: float) -> int:
+        """The step behind the last one at which a side had drifted by less than a bound."""
+        if self.has_reference:
+            return self.since(f"kl/{side}", lambda value: abs(value) < bound)
+        name = f"logps_per_token/{side}"
+        before = self.start(name) or 0.0
+        return self.since(name, lambda value: abs(value - before) < bound)
+
+    def margin(self) -> float | None:
+        """The mean reward margin of the last lines, or the gap between good and bad answers that were judged
+        one by one. Without a reference, by how much it has grown since the first lines, 0 where that is
+        within two standard errors of nothing."""
+        name = "rewards/margins"
+        if not self.last(name, 1):
+            chosen, rejected = self.recent("rewards/chosen"), self.recent("rewards/rejected")
+            return None if chosen is None or rejected is None else chosen - rejected
+        if self.has_reference:
+            return self.recent(name)
+        values = [line[name] for line in self.lines if name in line]
+        if len(values) < 2 * CHANCE_WINDOW:
+            return None
+        first, last = values[:CHANCE_WINDOW], values[-CHANCE_WINDOW:]
+        grown = statistics.fmean(last) - statistics.fmean(first)
+        scatter = math.sqrt((statistics.variance(first) + statistics.variance(last)) / CHANCE_WINDOW)
+        return grown if abs(grown) > 2 * scatter else 0.0
+
+    def length_gap(self) -> float | None:
+        """Accuracy of the last lines where the chosen answer is the longer one, less that where it is the
+        shorter; without a reference, against the first lines: sums favour short answers by themselves."""
+        kinds = [f"rewards/accuracies_{kind}" for kind in ("longer", "shorter")]
+        longer, shorter = (self.recent(kind, CHANCE_WINDOW) for kind in kinds)
+        if longer is None or shorter is None or self.has_reference:
+            return None if longer is None or shorter is None else longer - shorter
+        before = [self.start(kind, CHANCE_WINDOW) for kind in kinds]
+        if before[0] is None or before[1] is None:
+            return None
+        return (longer - shorter) - (before[0] - before[1])
+
     def since(self, name: str, is_harmless: Callable[[float], bool]) -> int:
         """The step behind the last one at which a metric was harmless."""
         for line in reversed(self.lines):
@@ -122,12 +180,10 @@ class Watch:
 
 
 def chosen_collapses(watch: Watch) -> Iterator[Alarm]:
-    fall = watch.recent("kl/chosen")
-    if fall is None or fall > -FELL_NATS:
+    fall, now = watch.drift("chosen"), watch.recent("logps_per_token/chosen")
+    if fall is None or now is None or fall > -FELL_NATS:
         return
-    now = watch.recent("logps_per_token/chosen")
-    assert now is not None
-    since = watch.since("kl/chosen", lambda value: value > -FELL_NATS / 4)
+    since = watch.drifts_since("chosen", FELL_NATS / 4)
     yield Alarm(
         "chosen_collapses",
         watch.step,
@@ -142,25 +198,28 @@ def chosen_collapses(watch: Watch) -> Iterator[Alarm]:
 
 def kl_explodes(watch: Watch) -> Iterator[Alarm]:
     for side in ("chosen", "rejected"):
-        kl = watch.recent(f"kl/{side}")
+        kl = watch.drift(side)
         if kl is None or abs(kl) < KL_NATS:
             continue
-        since = watch.since(f"kl/{side}", lambda value: abs(value) < KL_NATS / 4)
+        since = watch.drifts_since(side, KL_NATS / 4)
+        left = "the reference" if watch.has_reference else "where it started"
         yield Alarm(
             "kl_explodes",
             watch.step,
             since,
-            f"the model has left the reference: its log p per token on {side} answers differs by "
+            f"the model has left {left}: its log p per token on {side} answers differs by "
             f"{kl:+.1f} nats since step {since}",
             f"Each token is {math.exp(min(50.0, abs(kl))):.0f} times {'more' if kl > 0 else 'less'} likely "
             "than before; nothing that the start model knew is safe.",
-            f"Try {watch.lower_rate} or a larger beta, which is the pull back to the reference.",
+            f"Try {watch.lower_rate} or a larger beta, which is the pull back to the reference."
+            if watch.has_reference
+            else f"Try {watch.lower_rate} or an SFT term.",
         )
         return
 
 
 def pairs_never_separate(watch: Watch) -> Iterator[Alarm]:
-    margin = watch.recent("rewards/margins")
+    margin = watch.margin()
     is_early = watch.step < max(FLAT_STEPS, FLAT_AFTER * watch.num_steps)
     accuracy = watch.recent("rewards/accuracies")
     if margin is None or is_early or abs(margin) >= FLAT_MARGIN or (accuracy or 0.0) > FLAT_ACCURACY:
@@ -177,7 +236,7 @@ def pairs_never_separate(watch: Watch) -> Iterator[Alarm]:
         watch.step,
         int(watch.lines[0]["step"]),
         f"after {watch.step} of {watch.num_steps} steps the model still cannot tell chosen from rejected: "
-        f"the mean reward margin is {margin:+.4f}",
+        f"the mean reward margin {'is' if watch.has_reference else 'has moved by'} {margin:+.4f}",
         "Nothing is being learnt. The learning rate is too low, or the two sides differ in nothing that the "
         "model can see.",
         hint,
@@ -202,15 +261,15 @@ def end_token_falls(watch: Watch) -> Iterator[Alarm]:
 
 
 def length_runs_away(watch: Watch) -> Iterator[Alarm]:
-    longer = watch.recent("rewards/accuracies_longer", CHANCE_WINDOW)
-    shorter = watch.recent("rewards/accuracies_shorter", CHANCE_WINDOW)
-    if longer is None or shorter is None or abs(longer - shorter) < LENGTH_GAP:
+    gap = watch.length_gap()
+    if gap is None or abs(gap) < LENGTH_GAP:
         return
     for kind in ("longer", "shorter"):
         lines = [line for line in watch.lines if f"rewards/accuracies_{kind}" in line][-CHANCE_WINDOW:]
         if sum(line["pairs"] * line[f"length/chosen_{kind}"] for line in lines) < LENGTH_PAIRS:
             return
-    what, other = ("longer", "shorter") if longer > shorter else ("shorter", "longer")
+    what, other = ("longer", "shorter") if gap > 0 else ("shorter", "longer")
+    right = {kind: watch.recent(f"rewards/accuracies_{kind}", CHANCE_WINDOW) for kind in (what, other)}
     share = watch.recent("length/ratio", CHANCE_WINDOW)
     ratio = (
         f"; chosen answers have {share:.2f} times the tokens of rejected ones" if share is not None else ""
@@ -219,9 +278,8 @@ def length_runs_away(watch: Watch) -> Iterator[Alarm]:
         "length_runs_away",
         watch.step,
         max(1, watch.step - CHANCE_WINDOW + 1),
-        f"the model is learning length: it prefers the chosen answer in {max(longer, shorter):.0%} of the "
-        f"pairs where that is the {what} one, and in {min(longer, shorter):.0%} where it is the {other}"
-        + ratio,
+        f"the model is learning length: it prefers the chosen answer in {right[what]:.0%} of the "
+        f"pairs where that is the {what} one, and in {right[other]:.0%} where it is the {other}" + ratio,
         f"It will write {what} and {what} answers, whatever is asked.",
         "Try a length-normalised loss (sigmoid_norm), LD-DPO (ld_alpha), or pairs of more equal length.",
     )
@@ -235,7 +293,18 @@ def below_chance(watch: Watch) -> Iterator[Alarm]:
             continue
         accuracy = statistics.fmean(line[name] for line in recent)
         pairs = sum(_pairs_of(line, name) for line in recent)
-        if pairs == 0 or accuracy > 0.5 - CHANCE_SIGMAS * 0.5 / math.sqrt(pairs):
+        # Against a reference a model starts at one half, by itself where its taste happens to be.
+        start, scatter, what = 0.5, 0.5, "Worse than chance"
+        if not watch.has_reference:
+            before = watch.start(name, CHANCE_WINDOW)
+            if before is None:
+                continue
+            start, scatter, what = (
+                before,
+                0.5 * math.sqrt(2),
+                f"Less than the {before:.0%} of the first steps",
+            )
+        if pairs == 0 or accuracy > start - CHANCE_SIGMAS * scatter / math.sqrt(pairs):
             continue
         source = name.removeprefix("rewards/accuracies").lstrip("/")
         of = f" of {source}" if source else ""
@@ -245,8 +314,8 @@ def below_chance(watch: Watch) -> Iterator[Alarm]:
             int(recent[0]["step"]),
             f"the model moves towards the rejected answers{of}: only {accuracy:.0%} of "
             f"the last {pairs:.0f} pairs go the right way since step {recent[0]['step']}",
-            "Worse than chance is no accident: chosen and rejected are swapped in these rows, or other pairs "
-            "teach the opposite.",
+            f"{what} is no accident: chosen and rejected are swapped in these rows, or other pairs teach the "
+            "opposite.",
             "Look at some pairs with `tuning preview`, and at the builder's fields.",
         )
 

@@ -15,7 +15,9 @@
     end_token/chosen|rejected         mean probability of the end token where an answer ends
     share/<source>                    the source's share of the pairs, by weight
 
-Where a step has pairs of several sources each figure also stands under `<name>/<source>`.
+Where a step has pairs of several sources each figure also stands under `<name>/<source>`. An answer that was
+judged by itself (KTO) counts as a chosen or as a rejected one, and in no figure that compares the two. Losses
+without a reference have no drift; their rewards are what the loss itself compares.
 """
 
 from __future__ import annotations
@@ -43,21 +45,26 @@ def preference_health(
     *,
     beta: float | Tensor,
     end_token: int | None,
+    per_token: bool = False,
 ) -> Metrics:
     """This micro-row's part of the figures above, for the step's `Metrics`.
 
     `log_probs` are those of the row's targets, (targets,). `reference` holds the reference's sum of every
     sequence, float64, (sequences,); without one (None) the figures that compare with it are left out. `beta`
-    is one number or one a pair. `end_token` is the id that ends an answer; None leaves its figures out. The
-    best and the worst answer of a ranking are its pair.
+    is one number or one a pair, and a reward that of the mean `per_token` where the loss says so. `end_token`
+    is the id that ends an answer; None leaves its figures out. The best and the worst answer of a ranking
+    are its pair.
     """
     columns = preference_columns(
-        micro_batch, log_probs, reference, beta=beta, end_token=end_token, weight=micro_batch.pair_weight
+        micro_batch,
+        log_probs,
+        reference,
+        beta=beta,
+        end_token=end_token,
+        weight=micro_batch.pair_weight,
+        per_token=per_token,
     )
-    figures = totals(columns, micro_batch)
-    # Those of the whole step are the objective's own.
-    own = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen")
-    return {name: pair for name, pair in figures.items() if name not in (*own, "logps/rejected")}
+    return totals(columns, micro_batch)
 
 
 @torch.no_grad()
@@ -66,12 +73,17 @@ def preference_columns(
     log_probs: Tensor,
     reference: Tensor | None,
     *,
-    beta: float | Tensor,
+    beta: float | Tensor | None,
     end_token: int | None,
     weight: Tensor,
+    per_token: bool = False,
 ) -> Columns:
-    """The figures pair by pair; `weight`, float64, (pairs,), is how much each counts."""
+    """The figures row by row; `weight`, float64, (pairs,), is how much each counts. Without a beta (None)
+    there are no rewards."""
     forest, first, last = micro_batch.forest, *ends_of(micro_batch)
+    is_good, is_bad = judgements_of(micro_batch)
+    weights = {"chosen": weight * is_good, "rejected": weight * is_bad}
+    weight_of_pair = weight * is_good * is_bad
 
     def sides(values: Tensor) -> tuple[Tensor, Tensor]:
         sums = sequence_sums(values, forest.target_sequence, forest.num_sequences)
@@ -80,32 +92,40 @@ def preference_columns(
     log_probs = log_probs.detach()
     logps = sides(log_probs)
     tokens = sides(torch.ones_like(log_probs))
-    # Without a reference nothing is known of margins: every pair pulls alike.
-    margin, columns = torch.zeros_like(logps[0]), Columns()
-    if reference is not None:
-        before = reference[first], reference[last]
-        values = preference_metrics(*logps, *before, beta=cast(float, beta))
-        columns = {name: (weight * value, weight) for name, value in values.items()}
+    nothing = torch.zeros_like(logps[0])
+    before = (nothing, nothing) if reference is None else (reference[first], reference[last])
+    # Without rewards nothing is known of margins: every pair pulls alike.
+    margin, columns = nothing, Columns()
+    if beta is not None:
+        values = preference_metrics(
+            *logps, *before, beta=cast(float, beta), tokens=tokens if per_token else None
+        )
+        of_each = {
+            **{f"{kind}/{side}": weights[side] for kind in ("rewards", "logps") for side in weights},
+            **dict.fromkeys(("rewards/margins", "rewards/accuracies"), weight_of_pair),
+        }
+        columns = {name: (of_each[name] * value, of_each[name]) for name, value in values.items()}
         margin = values["rewards/margins"]
-        for name, log_p, log_ref, count in zip(("chosen", "rejected"), logps, before, tokens, strict=True):
-            columns[f"logratios/{name}"] = weight * (log_p - log_ref), weight
-            columns[f"kl/{name}"] = weight * (log_p - log_ref), weight * count
-    for name, log_p, count in zip(("chosen", "rejected"), logps, tokens, strict=True):
-        columns[f"logps_per_token/{name}"] = weight * log_p, weight * count
-        columns[f"length/{name}"] = weight * count, weight
-    pull = weight * torch.sigmoid(-margin)
-    columns["length/ratio"] = weight * tokens[0], weight * tokens[1]
+    for (side, own), log_p, log_ref, count in zip(weights.items(), logps, before, tokens, strict=True):
+        if reference is not None:
+            columns[f"logratios/{side}"] = own * (log_p - log_ref), own
+            columns[f"kl/{side}"] = own * (log_p - log_ref), own * count
+        columns[f"logps_per_token/{side}"] = own * log_p, own * count
+        columns[f"length/{side}"] = own * count, own
+    pull = weight_of_pair * torch.sigmoid(-margin)
+    columns["length/ratio"] = weight_of_pair * tokens[0], weight_of_pair * tokens[1]
     columns["length/ratio_pulled"] = pull * tokens[0], pull * tokens[1]
     for name, is_so in (("longer", tokens[0] > tokens[1]), ("shorter", tokens[0] < tokens[1])):
-        columns[f"length/chosen_{name}"] = weight * is_so, weight
-        if reference is not None:
-            among = weight * is_so
+        among = weight_of_pair * is_so
+        columns[f"length/chosen_{name}"] = among, weight_of_pair
+        if beta is not None:
             columns[f"rewards/accuracies_{name}"] = among * values["rewards/accuracies"], among
     if end_token is not None:
         is_end = (forest.target_token == end_token).to(torch.float64)
-        ends = zip(("chosen", "rejected"), sides(log_probs.exp() * is_end), sides(is_end), strict=True)
-        for name, probability, count in ends:
-            columns[f"end_token/{name}"] = weight * probability, weight * count
+        ends = zip(weights.items(), sides(log_probs.exp() * is_end), sides(is_end), strict=True)
+        for (side, own), probability, count in ends:
+            columns[f"end_token/{side}"] = own * probability, own * count
+    columns["share"] = weight, weight
     return columns
 
 
@@ -120,12 +140,23 @@ def totals(columns: Columns, micro_batch: MicroBatch) -> Metrics:
             micro_batch.sequence_source[first], num_classes=len(micro_batch.sources)
         ).to(torch.float64)
         by_source = stacked @ owner
-        weight = columns["length/chosen"][1]
         for number, source in enumerate(micro_batch.sources):
             for name, pair in zip(columns, by_source, strict=True):
                 figures[f"{name}/{source}"] = tuple(pair[:, number])
-            figures[f"share/{source}"] = (weight @ owner)[number], weight.sum()
+            figures[f"share/{source}"] = figures[f"share/{source}"][0], figures["share"][1]
+    del figures["share"]
     return figures  # type: ignore[return-value]
+
+
+def judgements_of(micro_batch: MicroBatch) -> tuple[Tensor, Tensor]:
+    """float64, (pairs,) each: 1 where an example has a good answer, 1 where it has a bad one: a pair both."""
+    known = [example.desirable for example in micro_batch.examples]
+    good, bad = ([value is not other for value in known] for other in (False, True))
+    device = micro_batch.sequence_source.device
+    return (
+        torch.tensor(good, dtype=torch.float64, device=device),
+        torch.tensor(bad, dtype=torch.float64, device=device),
+    )
 
 
 def ends_of(micro_batch: MicroBatch) -> tuple[Tensor, Tensor]:

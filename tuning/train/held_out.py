@@ -12,10 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tuning.train.answers import CHOSEN, REJECTED
-from tuning.train.health import Columns, ends_of, preference_columns, totals
+from tuning.train.health import Columns, ends_of, judgements_of, preference_columns, totals
 from tuning.train.objectives import sequence_sums, wins
-from tuning.train.preference_losses import SINGLE
 from tuning.train.step_objectives import Gather, PreferenceObjective
 from tuning.train.steps import Division, Example, MicroBatch, divide
 
@@ -74,11 +72,11 @@ def held_out_preferences(
     """`accuracy`: share of pairs with log p(chosen) > log p(rejected), sums over targets, no reference; of a
     ranking, the best and the worst answer.
 
-    With the run's objective also `loss`, its own, every row counting alike (WPO's weights left out), and if
-    it has a reference the figures that compare with it; `rewards/accuracies` is the share in which the policy
-    moved towards the chosen answer. A tie counts half in both. `pairs` is how many there were,
-    `<figure>_interval` the 95 % interval of an accuracy. The other figures are those of
-    `tuning.train.health`. Answers judged one by one count in `loss` and in KTO's mean rewards only. Where
+    With the run's objective also `loss`, its own, every row counting alike (WPO's weights left out), and
+    rewards; `rewards/accuracies` is the share in which the policy moved towards the chosen answer, and for a
+    loss without a reference in which it rewards that one more. A tie counts half in both. `pairs` is how many
+    there were, `<figure>_interval` the 95 % interval of an accuracy. The other figures are those of
+    `tuning.train.health`. Answers judged one by one count in `loss` and the figures of their side. Where
     there are several sources each also stands under `<figure>/<source>`.
     """
     collected: dict[str, Tensor] = {}
@@ -125,17 +123,19 @@ def _columns(
     references: tuple[Tensor, Tensor] | None,
     end_token: int | None,
 ) -> Columns:
-    """The figures of the micro-row's pairs: those of an answer that stands alone do not count."""
+    """The figures of the micro-row's rows; an answer that stands alone counts in those of its side."""
     first, last = ends_of(micro_batch)
-    is_pair = (first != last).to(torch.float64)
+    is_good, is_bad = judgements_of(micro_batch)
+    is_pair, every = is_good * is_bad, torch.ones_like(is_good)
     has_reference = objective is not None and references is not None and objective.needs_reference
     columns = preference_columns(
         micro_batch,
         log_probs,
         references[1] if references is not None and has_reference else None,
-        beta=1.0 if objective is None else micro_batch.pair_beta.nan_to_num(nan=objective.beta),
+        beta=None if objective is None else micro_batch.pair_beta.nan_to_num(nan=objective.beta),
         end_token=end_token,
-        weight=is_pair,
+        weight=every,
+        per_token=objective is not None and objective.rewards_per_token,
     )
     forest = micro_batch.forest
     sums = sequence_sums(log_probs, forest.target_sequence, forest.num_sequences)
@@ -143,7 +143,7 @@ def _columns(
     columns["accuracy"] = is_pair * wins(sums[first], sums[last]), is_pair
     if objective is not None and objective.sft_weight:
         count = torch.bincount(forest.target_sequence, minlength=forest.num_sequences)
-        columns["nll_loss"] = -sums[first], count[first].to(torch.float64)
+        columns["nll_loss"] = -is_good * sums[first], is_good * count[first].to(torch.float64)
     return columns
 
 
@@ -155,20 +155,12 @@ def _with_sources(micro_batch: MicroBatch, table: Tensor) -> Tensor:
 def _figures_of_tables(
     objective: PreferenceObjective, table: Tensor, sources: tuple[str, ...]
 ) -> dict[str, float]:
-    """The loss of all rows as if they were one step, and of KTO the mean rewards of good and of bad answers;
-    where there are several sources those of each too."""
+    """The loss of all rows as if they were one step; where there are several sources that of each too."""
     figures: dict[str, float] = {}
     for number, source in enumerate(["", *(f"/{source}" for source in sources if len(sources) > 1)], -1):
         rows = table[:, :-1] if number < 0 else table[table[:, -1] == number, :-1]
-        if not len(rows):
-            continue
-        figures[f"loss{source}"] = objective.loss_of_table(rows).item()
-        if SINGLE in objective.terms:
-            policy, reference, _, beta, role = rows.unbind(1)
-            rewards = beta * (policy - reference)
-            for name, wanted in (("chosen", CHOSEN), ("rejected", REJECTED)):
-                if (role == wanted).any():
-                    figures[f"rewards/{name}{source}"] = rewards[role == wanted].mean().item()
+        if len(rows):
+            figures[f"loss{source}"] = objective.loss_of_table(rows).item()
     return figures
 
 

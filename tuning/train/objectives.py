@@ -32,10 +32,16 @@ def preference_metrics(
     reference_rejected: Tensor,
     *,
     beta: float | Tensor,
+    tokens: tuple[Tensor, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Per-pair values under TRL's names, (pairs,) each. A tie counts half in `rewards/accuracies`."""
-    reward_chosen = beta * (chosen - reference_chosen)
-    reward_rejected = beta * (rejected - reference_rejected)
+    """Per-pair values under TRL's names, (pairs,) each. A tie counts half in `rewards/accuracies`.
+
+    With the numbers of scored `tokens` of both answers a reward is that of the mean per token, as SimPO's and
+    ORPO's are.
+    """
+    per_chosen, per_rejected = (1.0, 1.0) if tokens is None else (1 / count.clamp(min=1) for count in tokens)
+    reward_chosen = beta * (chosen - reference_chosen) * per_chosen
+    reward_rejected = beta * (rejected - reference_rejected) * per_rejected
     return {
         "rewards/chosen": reward_chosen,
         "rewards/rejected": reward_rejected,

@@ -262,6 +262,8 @@ class PreferenceLoss:
     """Whether it compares the rows of an optimizer step with each other, and so must see all of them."""
     sft_weight: float = 0.0
     """Weight of the SFT term that belongs to the method."""
+    rewards_per_token: bool = False
+    """Whether what it calls an answer's reward is beta times the mean log-prob per token, not the sum."""
 
     @cached_property
     def options(self) -> tuple[str, ...]:
@@ -293,9 +295,9 @@ PREFERENCE_LOSSES: dict[str, PreferenceLoss] = {
     "discopop": PreferenceLoss(discopop),
     "aot": PreferenceLoss(aot, sees_step=True),
     "aot_unpaired": PreferenceLoss(aot_unpaired, sees_step=True),
-    "simpo": PreferenceLoss(simpo, needs_reference=False),
+    "simpo": PreferenceLoss(simpo, needs_reference=False, rewards_per_token=True),
     "cpo": PreferenceLoss(cpo, needs_reference=False, sft_weight=1.0),
-    "orpo": PreferenceLoss(orpo, needs_reference=False, sft_weight=1.0),
+    "orpo": PreferenceLoss(orpo, needs_reference=False, sft_weight=1.0, rewards_per_token=True),
     RANKED: PreferenceLoss(plackett_luce),
     SINGLE: PreferenceLoss(kto, sees_step=True),
 }

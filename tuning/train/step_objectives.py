@@ -84,6 +84,10 @@ class PreferenceObjective:
         return any(PREFERENCE_LOSSES[name].needs_reference for name in self.terms)
 
     @property
+    def rewards_per_token(self) -> bool:
+        return all(PREFERENCE_LOSSES[name].rewards_per_token for name in self.terms)
+
+    @property
     def sees_step(self) -> bool:
         """Whether a step's rows are compared with each other, so that `prepare` has to see all of them."""
         return any(PREFERENCE_LOSSES[name].sees_step for name in self.terms)
@@ -114,12 +118,19 @@ class PreferenceObjective:
             parts = {name: (weight * losses).sum() for name, losses in each.items()}
             loss = zero + sum(self.terms[name] * part for name, part in parts.items())
         total = micro_batch.pair_weight.sum()
+        before = plain_reference if self.needs_reference else None
+        metrics = preference_health(
+            micro_batch,
+            log_probs,
+            before,
+            beta=beta,
+            end_token=self.end_token,
+            per_token=self.rewards_per_token,
+        )
         if SINGLE in self.terms:
-            metrics = _metrics_of_single(answers, scored - reference, beta, micro_batch.pair_weight)
-        else:
-            metrics = _weighted_metrics(scores, beta, micro_batch.pair_weight)
-            before = plain_reference if self.needs_reference else None
-            metrics |= preference_health(micro_batch, log_probs, before, beta=beta, end_token=self.end_token)
+            metrics["kl"] = _kl_of_strangers(answers, scored - reference, micro_batch.pair_weight)
+        elif self.ld_alpha != 1:  # rewards of the step are the loss's own
+            metrics |= _weighted_metrics(scores, beta, micro_batch.pair_weight, self.rewards_per_token)
         if self.sft_weight:
             likelihood = -(micro_batch.sft_weight * sums[answers.first]).sum()
             loss = loss + self.sft_weight * likelihood
@@ -237,22 +248,16 @@ class PreferenceObjective:
         return torch.where(is_common, 1.0, self.ld_alpha).to(torch.float64)
 
 
-def _metrics_of_single(answers: Answers, ratios: Tensor, beta: Tensor, weight: Tensor) -> Metrics:
-    """Mean rewards of desirable and of undesirable answers under TRL's names, and the KL estimate."""
-    rewards, weights = beta[answers.owner] * ratios.detach(), weight[answers.owner]
-    named = {"rewards/chosen": CHOSEN, "rewards/rejected": REJECTED}
-    metrics = {
-        name: ((weights * rewards)[answers.role == role].sum(), weights[answers.role == role].sum())
-        for name, role in named.items()
-    }
-    strange = answers.role == STRANGER
-    metrics["kl"] = ((weights * ratios.detach())[strange].sum(), weights[strange].sum())
-    return metrics
+def _kl_of_strangers(answers: Answers, ratios: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """KTO's estimate of the KL, from other prompts' answers."""
+    strange, weights = answers.role == STRANGER, weight[answers.owner]
+    return (weights * ratios.detach())[strange].sum(), weights[strange].sum()
 
 
-def _weighted_metrics(scores: PairScores, beta: Tensor, weight: Tensor) -> Metrics:
+def _weighted_metrics(scores: PairScores, beta: Tensor, weight: Tensor, per_token: bool) -> Metrics:
     values = (scores.chosen, scores.rejected, scores.reference_chosen, scores.reference_rejected)
-    metrics = preference_metrics(*(value.detach() for value in values), beta=beta)
+    tokens = (scores.chosen_tokens, scores.rejected_tokens) if per_token else None
+    metrics = preference_metrics(*(value.detach() for value in values), beta=beta, tokens=tokens)
     return {name: ((weight * value).sum(), weight.sum()) for name, value in metrics.items()}
 
 
