@@ -15,7 +15,7 @@ from data_builders.info import BuilderInfo, checked_options, did_you_mean
 from data_builders.published import published_notes
 from data_builders.reading import BuilderError, open_input
 from data_builders.terms import SourceTerms, known_terms, stated_terms
-from data_builders.writing import DATA, Dataset, publish, staging
+from data_builders.writing import DATA, SOURCE_NAME, Dataset, publish, staging
 from tuning.schema import RowError
 
 __all__ = ["BuilderError", "BuilderInfo", "RowError", "build", "builders", "screen"]
@@ -75,6 +75,12 @@ def build(
     for key, text in {"source": source, "language": language, **said}.items():
         if text is not None and (not isinstance(text, str) or not text.strip()):
             raise BuilderError(f"{key}: saw {text!r}; accepted: text", code="bad_option")
+    if source is not None and not SOURCE_NAME.fullmatch(source):
+        raise BuilderError(
+            f"source: saw {source!r}; accepted: up to 100 characters without / and \\, the first a letter or "
+            "a digit",
+            code="bad_option",
+        )
     paths = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
 
     def held(own: SourceTerms) -> SourceTerms:

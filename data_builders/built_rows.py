@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_builders.lines import BuilderError
-from data_builders.writing import DATA, MANIFEST
+from data_builders.writing import DATA, MANIFEST, SOURCE_NAME
 from tuning.records import check_counts, read_json
 
 
@@ -32,6 +32,12 @@ class BuiltDataset:
                 )
         self.manifest: dict[str, Any] = read_json(self.folder / MANIFEST)
         self.source = str(self.manifest["source"])
+        if not SOURCE_NAME.fullmatch(self.source):
+            raise BuilderError(
+                f"{self.folder / MANIFEST}: source: saw {self.source!r}, which may not name a folder; build "
+                "it again under another name",
+                code="not_a_dataset",
+            )
         check_counts(self.manifest, str(folder))
         self._starts = array("Q")
         with (self.folder / DATA).open("rb") as file:

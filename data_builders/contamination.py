@@ -8,8 +8,8 @@
 
 N-grams are 13 letters long in Japanese and 24, some five words, elsewhere. A question shorter than that is
 compared with whole user turns only, since it stands in many innocent ones; one below 4 letters is not
-compared, and counted. N-grams that more than three questions of one file share are its instruction template
-and prove nothing.
+compared, and counted. N-grams that more than three questions and 2 % of one file share are its instruction
+template and prove nothing.
 
 Known by heart: two items of the AnswerCarefully v1 test set are in the v2 dev set (`known_leak`).
 """
@@ -30,7 +30,9 @@ from tuning.schema import Message, Row
 JAPANESE_LENGTH, OTHER_LENGTH = 13, 24
 SHORTEST = 4
 COMMON = 3
-"""Questions of one file that may share an n-gram before it counts as template."""
+COMMON_SHARE = 0.02
+"""Questions of one file, at least that many and at most that share, that may have an n-gram in common before
+it counts as template: a sentence that several questions are about is none."""
 OVERLAP = 0.7
 """Share of a question's n-grams from which a turn counts as holding it."""
 
@@ -75,8 +77,9 @@ class EvaluationIndex:
         grams = {letters: set(_grams(letters, gram_length(letters))) for letters in long}
         for own in grams.values():
             counts.update(own)
+        common = max(COMMON, int(COMMON_SHARE * len(long)))
         for letters, label in long.items():
-            telling = [gram for gram in grams[letters] if counts[gram] <= COMMON]
+            telling = [gram for gram in grams[letters] if counts[gram] <= common]
             for gram in telling:
                 self._grams[gram_length(letters)].setdefault(gram, []).append(len(self._texts))
             self._texts.append((letters, label, len(telling)))
@@ -105,9 +108,10 @@ class EvaluationIndex:
                 if match:
                     yield "evaluation_prompt", where, message.content, match, None
                     continue
-                for label, share in self._held(bare(asked(message))):
-                    code = "evaluation_text" if share is None else "evaluation_overlap"
-                    yield code, where, asked(message), label, share
+                for place, text in ((where, asked(message)), (f"{side}[{index}].thinking", message.thinking)):
+                    for label, share in self._held(bare(text)) if text else ():
+                        code = "evaluation_text" if share is None else "evaluation_overlap"
+                        yield code, place, text or "", label, share
 
     def _equal(self, message: Message) -> str | None:
         parts = [asked(message), message.content, message.input] if message.input else [message.content]

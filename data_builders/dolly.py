@@ -50,7 +50,8 @@ INFO = BuilderInfo(
     ),
 )
 
-CITATION = re.compile(r"(?<=\S)(?:\[\d{1,3}\])+")
+CITATION = re.compile(r"(?<=\S)(?:\[(?:\d{1,3}|注釈? ?\d{1,2}|note \d{1,2})\]|［\d{1,3}］)+")
+"""`[42]`, and what translators made of it; never at the start of a line, where it is a list."""
 
 
 def convert(inputs: Sequence[Input], dataset: Dataset, options: Mapping[str, Any]) -> None:

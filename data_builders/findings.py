@@ -58,7 +58,9 @@ CONTAMINATION = {
     "evaluation_prompt": Code("refuse", "a turn of the row is an evaluation question"),
     "evaluation_text": Code("refuse", "a turn of the row contains an evaluation question"),
     "evaluation_overlap": Code("refuse", "a turn of the row shares most n-grams of an evaluation question"),
-    "known_leak": Code("flag", "a published evaluation item that is known to stand in training data as well"),
+    "known_leak": Code(
+        "refuse", "a published evaluation item that is known to stand in training data as well"
+    ),
 }
 """Comparisons with evaluation sets: `contamination.py`."""
 
@@ -106,8 +108,6 @@ def policies(
     _check("near_duplicates", near_duplicates, POLICIES)
     chosen = {name: code.policy for name, code in CODES.items()}
     chosen |= dict.fromkeys(CONTAMINATION, contamination)
-    # Without an evaluation set nobody can say that the run is spoilt, so a known leak alone stops none.
-    chosen["known_leak"] = "flag" if contamination == "refuse" else contamination
     chosen |= {"duplicate": duplicates, "near_duplicate": near_duplicates}
     if duplicates == "ignore":
         chosen |= {"same_prompt": "ignore", "contradicting_pair": "ignore"}

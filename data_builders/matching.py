@@ -66,19 +66,28 @@ def excerpt(text: str, start: int = 0, end: int | None = None, around: int = 20)
     """At most 100 characters of a text from a little before `start`, on one line."""
     first = max(0, start - around)
     last = min(len(text), first + 100 if end is None else min(end + around, first + 100))
-    cut = " ".join(text[first:last].split())
+    cut = " ".join("".join(map(_shown, text[first:last])).split())
     return ("…" if first else "") + cut + ("…" if last < len(text) else "")
+
+
+def _shown(character: str) -> str:
+    """A control character as its picture, so that a terminal obeys none of a row's."""
+    code = ord(character)
+    if code < 0x20 and not character.isspace():
+        return chr(0x2400 + code)
+    return "\u2421" if code == 0x7F else "\ufffd" if 0x80 <= code < 0xA0 else character
 
 
 def sides(row: Row) -> list[tuple[str, tuple[Message, ...]]]:
     """The parts of a row by field name."""
     if isinstance(row, Conversation):
         return [("messages", row.messages)]
-    return [("prompt", row.prompt), ("chosen", row.chosen), ("rejected", row.rejected)]
+    between = [(f"ranked[{place}]", answer) for place, answer in enumerate(row.between, 1)]
+    return [("prompt", row.prompt), ("chosen", row.chosen), *between, ("rejected", row.rejected)]
 
 
 def texts(row: Row) -> Iterator[Place]:
-    """Every text of a row, the context of a user turn behind its content."""
+    """Every text of a row; the context of a user turn, and an assistant's thinking, behind the content."""
     is_pair = isinstance(row, PreferencePair)
     for side, messages in sides(row):
         for index, message in enumerate(messages):
@@ -86,6 +95,8 @@ def texts(row: Row) -> Iterator[Place]:
             yield Place(f"{side}[{index}].content", message.role, message.content, is_answer)
             if message.input:
                 yield Place(f"{side}[{index}].input", message.role, message.input, False)
+            if message.thinking:
+                yield Place(f"{side}[{index}].thinking", message.role, message.thinking, is_answer)
 
 
 def exchanges(row: Row) -> Iterator[tuple[str, Message | None, Message]]:

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,6 +30,10 @@ FINDINGS = "findings.jsonl"
 """What screening found in the rows of a dataset."""
 CANDIDATES = "candidates.jsonl"
 """Every answer that the pairs of a dataset were chosen from, with its scores."""
+
+
+SOURCE_NAME = re.compile(r"[^\W_][^\\/\x00-\x1f\x7f]{0,99}")
+"""What a source may be called: its name becomes a folder's."""
 
 
 class KnownDrop(Exception):

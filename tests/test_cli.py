@@ -270,6 +270,41 @@ def test_data_build_refuses_what_it_does_not_know_in_one_line(
     assert part in line
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("language=ja", "language is no option of a builder; say --language ja"),
+        ("on_bad_row=quarantine", "on_bad_row is no option of a builder; say --on-bad-row quarantine"),
+        ("inputs=x", "inputs is no option of a builder; say --input x"),
+    ],
+)
+def test_what_has_a_flag_of_its_own_is_not_taken_as_an_option(
+    quickstart: Path, capsys: pytest.CaptureFixture[str], option: str, said: str
+) -> None:
+    """Guards against a TypeError: a recipe spells these as settings of the source."""
+    [line] = refused(capsys, "data", "build", "files", "--input", "x", "--output", "o", option)
+    assert said in line
+
+
+@pytest.mark.parametrize("place", ["file/below", "folder"])
+def test_an_output_that_cannot_be_written_is_named_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    write_lines(tmp_path / "rows.jsonl", [chat_row("a", "b")])
+    built = ["data", "build", "files", "--input", str(tmp_path / "rows.jsonl"), "--output"]
+    if place == "folder":
+        assert main([*built, str(tmp_path / "built")]) == 0
+        command = ["data", "report", str(tmp_path / "built"), "--html", str(tmp_path / place)]
+    else:
+        command = [*built, str(tmp_path / place)]
+    capsys.readouterr()
+    assert main(command) == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) == 1 and told[0].endswith(("Not a directory", "Is a directory"))
+
+
 def test_data_list_shows_every_builder_with_licence_and_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "list"]) == 0
     shown = capsys.readouterr().out

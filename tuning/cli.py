@@ -4,6 +4,8 @@ torch."""
 from __future__ import annotations
 
 import argparse
+import errno
+import inspect
 import json
 import os
 import sys
@@ -52,8 +54,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = exit_status(error)
         if status is None:
             raise
-        print(error, file=sys.stderr)
+        print(told(error), file=sys.stderr)
         return status
+
+
+def told(error: Exception) -> str:
+    """An error as one line; the system's name the file first, as ours do."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -77,7 +86,9 @@ def exit_status(error: Exception) -> int | None:
         return WRONG_INPUT
     if names & {"Interrupted", "Diverged", "ReleaseError", "AskingStopped"}:
         return FAILED
-    return None
+    if names & {"NotADirectoryError", "IsADirectoryError", "FileExistsError", "PermissionError"}:
+        return WRONG_INPUT  # a path that was named; what we write ourselves lies below one
+    return FAILED if isinstance(error, OSError) and error.errno == errno.ENOSPC else None
 
 
 def quiet_libraries() -> None:
@@ -344,6 +355,10 @@ def _data_build(arguments: argparse.Namespace) -> None:
         name, equals, value = text.partition("=")
         if not equals:
             raise BuilderError(f"{text!r}: an option is given as name=value")
+        if name in inspect.signature(build).parameters and name != "options":
+            flag = {"inputs": "input"}.get(name, name).replace("_", "-")
+            given = "the builder is named first" if name == "name" else f"say --{flag} {value}"
+            raise BuilderError(f"{name} is no option of a builder; {given}", code="bad_option")
         options[name] = value.split(",") if name in lists else value
     manifest = build(
         arguments.name,

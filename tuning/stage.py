@@ -69,14 +69,16 @@ def open_tokenizer(recipe: Recipe, start: str) -> tuple[PreTrainedTokenizerBase,
 
 def template_fault(recipe: Recipe) -> str | None:
     """Why the recipe's template cannot be trained on, as far as that shows without weights: with its
-    tokenizer where that lies in a folder, else, under `base: tiny`, by what it writes around a turn."""
+    tokenizer where that lies in a folder, under `base: tiny` with one of that kind."""
     where = recipe.tokenizer or recipe.base
     try:
         if Path(where).is_dir():
             tokenizer = loading.load_tokenizer(where, trust_remote_code=recipe.trust_remote_code)
             load_template(recipe.template, tokenizer=tokenizer).check(tokenizer)
         elif recipe.base == "tiny":
-            tiny.rendered_headers(load_template(recipe.template).source)
+            template = load_template(recipe.template)
+            headers = tiny.rendered_headers(template.source)
+            template.check(tiny.train_tokenizer([f"{headers} a b c"] * 20, vocab_size=400))
     except (ChatError, loading.ModelError) as error:
         return str(error)
     return None

@@ -12,7 +12,7 @@ from data_builders import BuilderError
 from data_builders.contamination import contamination
 from data_builders.evaluation_sets import EvaluationSet, read_evaluation_set
 from tests.conftest import write_lines
-from tuning.schema import Conversation, Message
+from tuning.schema import Conversation, Message, parse_row
 
 QUESTION = "時間管理能力を向上させるには、どうしたらいいですか？"
 ENGLISH = "Compose an engaging travel blog post about a recent trip to Hawaii, with must-see attractions."
@@ -48,6 +48,38 @@ def test_a_question_inside_a_longer_turn_is_found_in_any_role(tmp_path: Path) ->
     rows = [chat(f"次に答えてください。{QUESTION}よろしく。"), chat("例は？", f"例えば「{QUESTION}」です。")]
     assert codes(rows, sets) == [["evaluation_text"]] * 2
     assert contamination(rows[1:], sets)[0].where == "messages[1].content"
+
+
+def test_questions_are_found_in_thinking_and_in_the_answers_between(tmp_path: Path) -> None:
+    """Both are trained on: llm-jp-v4 writes thinking, plackett_luce ranks every answer."""
+    sets = evaluation(tmp_path, {"question": QUESTION})
+    turn = Message("assistant", "はい。", thinking=f"聞かれたのは「{QUESTION}」。")
+    [found] = contamination([Conversation("s-1", "s", (Message("user", "例は？"), turn))], sets)
+    assert (found.code, found.where) == ("evaluation_text", "messages[1].thinking")
+    ranked = [[{"role": "assistant", "content": text}] for text in ("甲", f"例えば「{QUESTION}」", "乙")]
+    row = {"id": "r", "source": "s", "prompt": [{"role": "user", "content": "例は？"}], "ranked": ranked}
+    [found] = contamination([parse_row(row)], sets)
+    assert (found.code, found.where) == ("evaluation_text", "ranked[1][0].content")
+
+
+def test_a_sentence_that_several_questions_are_about_is_no_template(tmp_path: Path) -> None:
+    """300 questions, of which five ask of one story: five are under 2 %, the 300 of the instruction are not.
+    The same thing asked of another story is another question."""
+    story = "村の外れに住む老人は、毎朝三羽の鶏に麦をまいてから、遠い町まで歩いて新聞を買いに行った。"
+    other = "港で働く若い船員が、嵐の夜に灯台の明かりを見つけて、仲間たちと無事に島へ戻ってきた。"
+    about = "{}について、文章に書かれていることだけを使って詳しく説明しなさい。"
+    long = "登場する人物が夜明けから日暮れまでに自分の手で片付けた仕事の順番とその理由"
+    asked = [about.format(what) for what in (long, "鳥の世話", "畑の実り", "町の様子", "長い道のり")]
+    ask = (
+        "次の文章を注意深く読んでから、続く問いに日本語で簡潔に答えてください。回答は必ず一つの段落にまとめ、"
+        "箇条書きや表を用いないでください。推測で補うことは認められず、根拠となる箇所がない場合にはその旨を"
+        "はっきりと述べ、余計な挨拶や前置きは一切含めないことを厳守してください。"
+    )
+    filler = [f"{chr(0x4E00 + 40 * n)}{chr(0x4E01 + 41 * n)}の由来を十字以内で述べよ。" for n in range(295)]
+    questions = [ask + text for text in [*(story + one for one in asked), *filler]]
+    sets = evaluation(tmp_path, *({"question": question} for question in questions))
+    assert contamination([chat(ask + other + asked[0])], sets) == []
+    assert codes([chat(ask + story + asked[0])], sets) == [["evaluation_prompt"]]
 
 
 def test_most_n_grams_are_enough_and_half_are_not(tmp_path: Path) -> None:

@@ -10,13 +10,14 @@ import pytest
 
 from data_builders import BuilderError, build, screen
 from data_builders.findings import CODES, POLICIES, SETTABLE, SIMILARITY, policies
+from data_builders.matching import excerpt
 from data_builders.screening import ContaminationError
 from tests.conftest import chat_row, write_lines
 from tuning.cli import main
 from tuning.config import ScreeningConfig
 from tuning.config.recipe import POLICIES as POLICIES_OF_RECIPES
 from tuning.data_report import reports
-from tuning.records import check_counts, read_json, sha256_of_file
+from tuning.records import check_counts, read_json, sha256_of_file, write_json
 
 QUESTION = "How can I improve my time management skills?"
 
@@ -186,6 +187,21 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_written(
         screen(two, tmp_path / "out", **options)
     assert caught.value.code == code and part in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_manifest_whose_source_leads_out_of_the_output_is_refused(two: list[Path], tmp_path: Path) -> None:
+    manifest = read_json(two[0] / "manifest.json")
+    for source in ("../../evil", "/evil", "a\\b", ".hidden", "a\x1b[31m"):
+        write_json(two[0] / "manifest.json", {**manifest, "source": source})
+        with pytest.raises(BuilderError, match="which may not name a folder"):
+            screen(two, tmp_path / "deep" / "out")
+        with pytest.raises(BuilderError, match="source: saw"):
+            build("files", [tmp_path / "first.jsonl"], tmp_path / "again", source=source)
+    assert not list(tmp_path.rglob("*evil*"))
+
+
+def test_excerpts_hold_no_control_characters() -> None:
+    assert excerpt("\x1b[31mred\x07\x9b \n\tend\x7f") == "␛[31mred␇� end␡"
 
 
 def test_folders_that_cannot_be_screened_are_refused(two: list[Path], tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import WORDS
+from tuning.chat import load_template
 from tuning.config import load_recipe
 from tuning.model.tiny import train_tokenizer
 from tuning.pipeline.checks import check
@@ -38,6 +39,8 @@ def problems(folder: Path, template: str, base: str = "tiny") -> list[str]:
         ("{{ messages[0].__class__.__mro__ }}", "SecurityError: access to attribute '__class__'"),
         ("{% for i in range(10 ** 10) %}x{% endfor %}", "OverflowError: Range too big"),
         ("{{ raise_exception('not for you') }}", "TemplateError: not for you"),
+        ("{{ bos_token }}", "template 'own' writes the text of messages[0] (role user) 0 times"),
+        ("{% for m in messages %}{{ m['content'] }}{% endfor %}", "holds no control token of this tokenizer"),
     ],
 )
 def test_a_users_template_that_does_not_render_is_told_before_anything_is_built(
@@ -45,8 +48,18 @@ def test_a_users_template_that_does_not_render_is_told_before_anything_is_built(
 ) -> None:
     (tmp_path / "own.jinja").write_text(source, encoding="utf-8")
     [told] = problems(tmp_path, "own.jinja")
-    assert told.startswith("3: template: the template refuses one turn: ")
+    assert told.startswith("3: template: ")
     assert reason in told
+
+
+def test_a_users_template_may_begin_with_a_byte_order_mark_and_has_to_be_utf_8(tmp_path: Path) -> None:
+    source = "{% for m in messages %}{{ m['content'] }}</s>{% endfor %}"
+    (tmp_path / "own.jinja").write_text(source, encoding="utf-8-sig")
+    assert problems(tmp_path, "own.jinja") == []
+    assert load_template(tmp_path / "own.jinja").source == source
+    (tmp_path / "own.jinja").write_text(f"{source}応答", encoding="cp932")
+    [told] = problems(tmp_path, "own.jinja")
+    assert "own.jinja': byte 58 is not UTF-8; save it as UTF-8" in told
 
 
 def test_a_template_that_does_not_suit_the_checkpoints_tokenizer_is_told(tmp_path: Path) -> None:

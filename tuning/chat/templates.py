@@ -133,7 +133,7 @@ def load_template(name: str | Path, *, tokenizer: PreTrainedTokenizerBase | None
             raise ChatError(
                 "unknown_template", f"template {text!r}: no such file; names: {', '.join(template_names())}"
             )
-        return Template(path.stem, path.read_text(encoding="utf-8"))
+        return Template(path.stem, _own_source(path))
     if text not in template_names():
         near = difflib.get_close_matches(text, template_names(), n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
@@ -142,6 +142,18 @@ def load_template(name: str | Path, *, tokenizer: PreTrainedTokenizerBase | None
             "unknown_template", f"template {text!r} is not known; {hint}known: {known}, or a .jinja file"
         )
     return Template(text, (FOLDER / f"{text}.jinja").read_text(encoding="utf-8"))
+
+
+def _own_source(path: Path) -> str:
+    """A user's template without a byte order mark, which would stand in front of every conversation."""
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ChatError(
+            "template_encoding",
+            f"template {str(path)!r}: byte {error.start + 1} is not UTF-8; save it as UTF-8",
+        ) from None
 
 
 def _carried_template(tokenizer: PreTrainedTokenizerBase | None) -> str:

@@ -31,6 +31,10 @@ from data_builders.translation.protected import changed_pieces, pieces_of, prose
         ("If a < b and c > d, then <your name>.", []),
         ("As in [[1]] and ［［#2］］.", ["[[1]]", "［［#2］］"]),
         ("A claim.[42] And {braces, really}.", []),
+        ("Write {0:.2f}, {:>8}, {!r} and {}.", ["{0:.2f}", "{:>8}", "{!r}", "{}"]),
+        ("Fill in [NAME] and __CITY__ at $HOME, not [Your Name].", ["[NAME]", "__CITY__", "$HOME"]),
+        (r"It is \frac{1}{2} or \sqrt{x_{1}}.", [r"\frac{1}{2}", r"\sqrt{x_{1}}"]),
+        ("A plan B, a [B] and $X.", []),
     ],
 )
 def test_what_is_a_piece_and_what_is_prose(text: str, pieces: list[str] | None) -> None:
