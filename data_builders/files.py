@@ -13,7 +13,7 @@ completions whether the answer is `desirable` (TRL's name in prompt_completion, 
 what the recipe says, else `unstated`, which counts as your own.
 Traps: a row's own text `id` is kept and must be unique; a number is no id (it goes to `meta.original_id`).
 One file has one form. Unknown fields are refused, since a misspelt one would be lost; `extra_fields: meta`
-keeps them.
+keeps them. Rows with the ids of a set whose terms are strict are noted: copies are under those terms still.
 """
 
 from __future__ import annotations
@@ -56,6 +56,10 @@ INFO = BuilderInfo(
 )
 
 
+TELLING_IDS = {"ichikara-instruction-": "ichikara", "answercarefully-": "answer_carefully"}
+"""How ids of a set begin that may not be used for everything, and the builder that knows its terms."""
+
+
 def convert(inputs: Sequence[Input], dataset: Dataset, options: Mapping[str, Any]) -> None:
     for position, item in enumerate(inputs, start=1):
         before = set(dataset.kinds)
@@ -67,6 +71,12 @@ def convert(inputs: Sequence[Input], dataset: Dataset, options: Mapping[str, Any
             here = "preference pairs" if before == {"conversation"} else "conversations"
             said = f"{item.path}: holds {here}, unlike the files before it; give it a source of its own"
             raise BuilderError(said, code="mixed_kinds")
+    for builder in TELLING_IDS.values():
+        if number := dataset.counts.get(f"rows_with_ids_of_{builder}"):
+            dataset.notes.append(
+                f"{number} rows have ids of {builder}: if they are copies, its terms hold for them "
+                "(`tuning data list`); name that builder, or its licence"
+            )
 
 
 class _File:
@@ -171,6 +181,8 @@ class _File:
         name = "id" if "id" in row else "ID"
         own = row.get(name)
         if isinstance(own, str):
+            for beginning, builder in TELLING_IDS.items():
+                self.dataset.counts[f"rows_with_ids_of_{builder}"] += own.lower().startswith(beginning)
             return own
         if own is not None:
             if isinstance(own, bool) or not isinstance(own, (int, float)):

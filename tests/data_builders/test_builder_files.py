@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from data_builders import BuilderError, build
+from tests.conftest import chat_row, write_lines
 
 ASK = {"role": "user", "content": "問い"}
 ANSWER = {"role": "assistant", "content": "答え"}
@@ -195,3 +196,15 @@ def test_parquet_takes_absent_struct_fields_as_absent(tmp_path: Path) -> None:
         {"id": None, "messages": [ASK | {"tool_calls": None, "train": None}, ANSWER]},
     )
     assert built(tmp_path / "faq.parquet")[1][0]["messages"] == [ASK, ANSWER]
+
+
+def test_rows_with_ids_of_a_set_with_strict_terms_are_noted(tmp_path: Path) -> None:
+    first = {"id": "ichikara-instruction-003-001-0000001", **chat_row("a", "b")}
+    rows = [first, {"id": "own-1", **chat_row("c", "d")}]
+    write_lines(tmp_path / "copy.jsonl", rows)
+    manifest = build("files", tmp_path / "copy.jsonl", tmp_path / "out")
+    assert manifest["counts"] == {"rows_with_ids_of_ichikara": 1}
+    [note] = manifest["notes"]
+    assert note.startswith("1 rows have ids of ichikara: if they are copies, its terms hold for them")
+    write_lines(tmp_path / "own.jsonl", rows[1:])
+    assert build("files", tmp_path / "own.jsonl", tmp_path / "own")["notes"] == []

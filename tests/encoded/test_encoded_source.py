@@ -191,7 +191,7 @@ def test_an_encoder_killed_at_any_moment_leaves_no_half_part_and_loses_no_whole_
     expected = contents(tmp_path / "undisturbed")
     moments = random.Random(3)
     cache = tmp_path / "cache"
-    for _ in range(4):
+    for _ in range(20 if os.environ.get("TUNING_FULL") else 4):
         before = contents(cache)
         process = encoder(data, saved, cache, slowness=0.05)
         assert process.stdout is not None
