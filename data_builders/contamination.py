@@ -6,6 +6,8 @@
     evaluation_text      a turn contains a question of at least one n-gram's length
     evaluation_overlap   a turn holds 70 % of a question's n-grams
 
+What a question asks about (its `input`) is looked for with the instruction and by itself.
+
 N-grams are 13 letters long in Japanese and 24, some five words, elsewhere. A question shorter than that is
 compared with whole user turns only, since it stands in many innocent ones; one below 4 letters is not
 compared, and counted. N-grams that more than three questions and 2 % of one file share are its instruction
@@ -62,7 +64,7 @@ class EvaluationIndex:
                 self._ids.setdefault(item.id, item.label)
                 if ANSWER_CAREFULLY.search(item.id) and item.id.endswith(LEAKED):
                     self._leaked.setdefault(item.id[-11:], item.label)
-            for turn, text in enumerate(item.turns):
+            for turn, text in [*enumerate(item.turns), *((0, text) for text in item.inputs)]:
                 letters = bare(text)
                 if len(letters) < SHORTEST:
                     self.unmatched += 1

@@ -7,15 +7,18 @@
     prompt                text, a list of texts (llm-jp-judge) or messages
     question, text, input AnswerCarefully, llm-jp-instructions, JGLUE
 
-A folder that a builder wrote is read as its messages or prompts. Answers are not read: they are not what must
-stay unseen here.
+A folder that a builder wrote is read as its messages or prompts, and an original file of jaster's sets (JGLUE,
+JSICK, JSeM, ...) as the dev and test rows that the `jaster` builder makes of it. Answers are not read: they
+are not what must stay unseen here. An `input` is also a question by itself: the instruction around it changes
+from one version of a harness to the next.
 """
 
 from __future__ import annotations
 
 import json
+import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,8 @@ from typing import Any
 from data_builders.lines import BuilderError
 from data_builders.reading import open_input
 from data_builders.writing import DATA
-from tuning.records import sha256_of_file
+from tuning.records import read_jsonl, sha256_of_file
+from tuning.schema import RowError
 
 FIELDS = (
     "turns",
@@ -46,6 +50,8 @@ class EvaluationItem:
     label: str
     id: str | None
     turns: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
+    """What is asked about, without the instruction."""
 
 
 @dataclass
@@ -78,17 +84,40 @@ def read_evaluation_set(path: str | Path) -> EvaluationSet:
     if path.is_dir():
         path = path / DATA
         name = f"{name}/{DATA}"
-    rows = _one_object(path) or _rows(path)
-    found = EvaluationSet(name, sha256_of_file(path) if path.is_file() else "")
-    for where, value in rows:
-        for number, (own_id, named, turns) in enumerate(_questions(value, where)):
-            texts = tuple(text for text in turns if text.strip())
-            label = f"{name}: {own_id if own_id is not None else f'item {len(found.items) + 1}'}"
-            found.items.append(EvaluationItem(label, own_id, texts))
-            found.fields[named] += 1 if number or texts else 0
+    try:
+        found = _read(_one_object(path) or _rows(path), name)
+    except BuilderError as error:
+        rows = _jaster_rows(path) if error.code == "no_question_field" else []
+        if not rows:
+            raise
+        found = _read(rows, name)
+    found.sha256 = sha256_of_file(path) if path.is_file() else ""
     if not any(item.turns for item in found.items):
         raise BuilderError(f"{path}: no question in it; accepted: {_accepted()}", code="empty_evaluation_set")
     return found
+
+
+def _read(rows: Iterable[tuple[str, Any]], name: str) -> EvaluationSet:
+    found = EvaluationSet(name, "")
+    for where, value in rows:
+        for number, (own_id, named, turns, inputs) in enumerate(_questions(value, where)):
+            texts = tuple(text for text in turns if text.strip())
+            label = f"{name}: {own_id if own_id is not None else f'item {len(found.items) + 1}'}"
+            found.items.append(EvaluationItem(label, own_id, texts, tuple(filter(str.strip, inputs))))
+            found.fields[named] += 1 if number or texts else 0
+    return found
+
+
+def _jaster_rows(path: Path) -> list[tuple[str, Any]]:
+    """The dev and test rows of an original file of one of jaster's sets; none of any other file."""
+    from data_builders import build
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            build("jaster", path, folder, splits=["dev", "test"])
+        except (BuilderError, RowError):
+            return []
+        return [(f"{path}: row {row['id']}", row) for row in read_jsonl(Path(folder) / DATA)]
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
@@ -109,8 +138,8 @@ def _one_object(path: Path) -> list[tuple[str, Any]] | None:
     return [(f"{path}:1", value)] if isinstance(value, Mapping) and "samples" in value else None
 
 
-def _questions(value: Any, where: str) -> Iterator[tuple[str | None, str, list[str]]]:
-    """The id, the field that decided, and the turns of each item in a row."""
+def _questions(value: Any, where: str) -> Iterator[tuple[str | None, str, list[str], list[str]]]:
+    """The id, the field that decided, the turns and the inputs of each item in a row."""
     named = next((name for name in FIELDS if isinstance(value, Mapping) and value.get(name)), None)
     if named is None:
         present = ", ".join(map(str, value)) if isinstance(value, Mapping) else type(value).__name__
@@ -122,15 +151,18 @@ def _questions(value: Any, where: str) -> Iterator[tuple[str | None, str, list[s
     if named == "samples":
         instruction = str(value.get("instruction") or "")
         for number, sample in enumerate(value["samples"], start=1):
-            yield f"sample {number}", "samples", [f"{instruction}\n{_text(sample, 'input', where)}"]
+            text = _text(sample, "input", where)
+            yield f"sample {number}", "samples", [f"{instruction}\n{text}"], [text]
     elif named == "instruction":
         context = next((name for name in ("input", "context") if value.get(name)), None)
         parts = [_text(value, name, where) for name in ("instruction", context) if name]
-        yield own_id, " + ".join(filter(None, ("instruction", context))), ["\n".join(parts)]
+        yield own_id, " + ".join(filter(None, ("instruction", context))), ["\n".join(parts)], parts[1:]
     elif isinstance(value[named], str):
-        yield own_id, named, [value[named]]
+        yield own_id, named, [value[named]], []
     elif isinstance(value[named], Sequence):
-        yield own_id, named, [text for item in value[named] for text in _turn(item, where)]
+        turns = [text for item in value[named] for text in _turn(item, where)]
+        inputs = [item["input"] for item in value[named] if isinstance(item, Mapping) and item.get("input")]
+        yield own_id, named, turns, [text for text in inputs if isinstance(text, str)]
     else:
         raise BuilderError(f"{where}: {named}: neither text nor a list", code="no_question_field")
 
@@ -158,4 +190,4 @@ def _text(value: Any, name: str, where: str) -> str:
 
 
 def _accepted() -> str:
-    return f"rows with one of {', '.join(FIELDS)}"
+    return f"rows with one of {', '.join(FIELDS)}; or a file of jaster's sets that holds dev or test rows"

@@ -82,6 +82,51 @@ def test_a_sentence_that_several_questions_are_about_is_no_template(tmp_path: Pa
     assert codes([chat(ask + story + asked[0])], sets) == [["evaluation_prompt"]]
 
 
+@pytest.mark.parametrize("form", ["samples", "instruction", "messages"])
+def test_an_item_is_found_under_another_instruction_and_without_one(form: str, tmp_path: Path) -> None:
+    """llm-jp-eval words its instructions otherwise from version to version; the input is the item."""
+    instruction = "前提と仮説の関係をentailment、contradiction、neutralの中から回答してください。" * 2
+    items = [
+        "前提：駅前の広場で男性が赤い風船を三つ配っている\n仮説：男性が風船を配っている",
+        "前提：海辺の家の屋根で猫が二匹眠っている\n仮説：犬が吠えている",
+    ]
+    if form == "samples":
+        rows: list[Any] = [{"instruction": instruction, "samples": [{"input": text} for text in items]}]
+    elif form == "instruction":
+        rows = [{"instruction": instruction, "input": text, "output": "neutral"} for text in items]
+    else:
+        user = {"role": "user", "content": instruction}
+        rows = [{"messages": [{**user, "input": text}]} for text in items]
+    sets = evaluation(tmp_path, *rows)
+    asked = Message("user", "二つの文の関係を一語で述べよ。", input=items[0])
+    reworded = Conversation("s-1", "s", (asked, Message("assistant", "entailment")))
+    assert codes([chat(items[1]), reworded, chat(instruction)], sets) == [
+        ["evaluation_prompt"],
+        ["evaluation_prompt"],
+        [],
+    ]
+
+
+def test_an_original_file_of_jaster_is_read_as_its_evaluation_rows(tmp_path: Path) -> None:
+    row = {
+        "sentence_pair_id": "1",
+        "yjcaptions_id": "100_200-10-20",
+        "sentence1": "駅前の広場で男性が風船を配っている",
+        "sentence2": "男性が風船を配っている",
+        "label": "entailment",
+    }
+    write_lines(tmp_path / "valid-v1.3.json", [row])
+    found = read_evaluation_set(tmp_path / "valid-v1.3.json")
+    [item] = found.items
+    assert item.inputs == (f"前提：{row['sentence1']}\n仮説：{row['sentence2']}",)
+    assert found.sha256
+    write_lines(tmp_path / "train-v1.3.json", [row])
+    with pytest.raises(
+        BuilderError, match=r"no question; fields present: sentence_pair_id.*dev or test rows"
+    ):
+        read_evaluation_set(tmp_path / "train-v1.3.json")
+
+
 def test_most_n_grams_are_enough_and_half_are_not(tmp_path: Path) -> None:
     text = "図書館で読んだ本から一冊を選び、作者の考えとあなた自身の体験とを比べて感想文を書いてください。"
     sets = evaluation(tmp_path, {"text": text})
