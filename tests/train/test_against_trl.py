@@ -279,4 +279,5 @@ def test_kto_equals_trl(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> N
             "options": {"desirable_weight": 1.2, "undesirable_weight": 1.5},
         },
     )
-    assert_equal_steps(lines, recorder.lines, "rewards/chosen", "rewards/rejected", steps=1)
+    assert_equal_steps(lines, recorder.lines, "rewards/chosen", "rewards/rejected", "kl", steps=1)
+    assert lines[0]["kl"] > 0.01  # so that it is part of what is compared
