@@ -170,6 +170,17 @@ def test_ld_dpo_and_wpo_change_the_gradient_of_every_loss_of_pairs(name: str, ba
     assert differ(discounted, weighed)
 
 
+def test_wpo_does_not_weigh_the_sft_term(batch: Batch) -> None:
+    terms = []
+    for is_wpo in (False, True):
+        without, with_sft = (
+            batch.gradient("sigmoid", pairs=True, weighs_by_policy=is_wpo, sft_weight=weight)[1]
+            for weight in (0.0, 1.0)
+        )
+        terms.append(with_sft - without)
+    assert not differ(*terms)
+
+
 @pytest.mark.parametrize(
     "terms", [{"sigmoid": 0.8, "orpo": 0.2}, {"hinge": 1.5, RANKED: 0.5}, {"aot": 0.3, "aot_unpaired": 0.7}]
 )

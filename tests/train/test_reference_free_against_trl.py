@@ -92,8 +92,8 @@ def test_cpo_and_simpo_equal_trl(method: str, tokenizer: PreTrainedTokenizerBase
 
 
 class AnswerOnly(ORPOTrainer):  # type: ignore[misc]
-    """TRL's, but its negative log-likelihood is over the batch's own labels, which mask the prompt, as that of
-    TRL's CPOTrainer is."""
+    """TRL's, but its negative log-likelihood is over the batch's own labels, which mask the prompt as
+    CPOTrainer does."""
 
     def concatenated_forward(self, model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, ...]:
         *forward, chosen_logits, rejected_logits, _ = super().concatenated_forward(model, batch)
