@@ -7,8 +7,8 @@
     prompt                text, a list of texts (llm-jp-judge) or messages
     question, text, input AnswerCarefully, llm-jp-instructions, JGLUE
 
-A folder that a builder wrote is read as its messages or prompts, and an original file of jaster's sets (JGLUE,
-JSICK, JSeM, ...) as the dev and test rows that the `jaster` builder makes of it. Answers are not read: they
+A folder that a builder wrote is read as its messages or prompts, and an original file of jaster's sets
+(JGLUE, JSICK, ...) as the dev and test rows that the `jaster` builder makes of it. Answers are not read: they
 are not what must stay unseen here. An `input` is also a question by itself: the instruction around it changes
 from one version of a harness to the next.
 """

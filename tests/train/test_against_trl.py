@@ -20,7 +20,7 @@ from tests.train.conftest import chats, llama, pair_examples, preferences, sft_e
 from tests.train.running import order_of, train
 from tuning.mixture import with_strangers
 from tuning.model.adapters import attach_lora
-from tuning.train.preference_losses import Divergence
+from tuning.train.preference_losses import DIVERGENCES, Divergence
 
 STEPS, ROWS, MICRO = 4, 12, 3
 
@@ -130,6 +130,7 @@ def test_dpo_equals_trl(adapter: bool, tokenizer: PreTrainedTokenizerBase, tmp_p
         assert ours[0]["loss"] == pytest.approx(math.log(2), abs=1e-15)
 
 
+SMOOTHED = {"label_smoothing": 0.1}
 METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     # TRL's settings, ours
     **{
@@ -140,22 +141,60 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         )
     },
     **{
-        name: (
-            {"loss_type": [name], "label_smoothing": 0.1},
-            {"terms": {name: 1.0}, "options": {"label_smoothing": 0.1}},
+        f"{name}, smoothed": (
+            {"loss_type": [name], **SMOOTHED},
+            {"terms": {name: 1.0}, "options": SMOOTHED},
         )
-        for name in ("robust", "exo_pair")
+        for name in ("robust", "exo_pair", "aot", "aot_unpaired")
     },
+    # TRL's `sigmoid` ignores label_smoothing. With S = -log sigmoid(x), F = -log sigmoid(-x) and its robust
+    # loss R = ((1 - e) S - e F) / (1 - 2 e), ours, (1 - e) S + e F, is (2 - 2 e) S - (1 - 2 e) R.
+    "cDPO": (
+        {"loss_type": ["sigmoid", "robust"], "loss_weights": [1.8, -0.8], **SMOOTHED},
+        {"terms": {"sigmoid": 1.0}, "options": SMOOTHED},
+    ),
+    "discopop's tau": (
+        {"loss_type": ["discopop"], "discopop_tau": 0.5},
+        {"terms": {"discopop": 1.0}, "options": {"discopop_tau": 0.5}},
+    ),
     "sft term": (
         {"loss_type": ["sigmoid", "bco_pair", "sft"], "loss_weights": [0.8, 0.2, 0.5]},
         {"terms": {"sigmoid": 0.8, "bco_pair": 0.2}, "sft_weight": 0.5},
     ),
     "LD-DPO": ({"ld_alpha": 0.4}, {"ld_alpha": 0.4}),
-    "WPO": ({"use_weighting": True}, {"weighs_by_policy": True}),
-    "Jensen-Shannon": (
-        {"f_divergence_type": "js_divergence"},
-        {"options": {"divergence": Divergence("js_divergence")}},
+    "LD-DPO, sft term": (
+        {"loss_type": ["sigmoid", "sft"], "ld_alpha": 0.4},
+        {"ld_alpha": 0.4, "sft_weight": 1.0},
     ),
+    "LD-DPO, mean log-ratios": (
+        {"loss_type": ["ipo"], "ld_alpha": 0.4},
+        {"terms": {"ipo": 1.0}, "ld_alpha": 0.4},
+    ),
+    "WPO": ({"use_weighting": True}, {"weighs_by_policy": True}),
+    "WPO of two losses": (
+        {"loss_type": ["ipo", "sigmoid"], "loss_weights": [0.3, 0.7], "use_weighting": True},
+        {"terms": {"ipo": 0.3, "sigmoid": 0.7}, "weighs_by_policy": True},
+    ),
+    **{
+        f"{name}, {divergence}": (
+            {
+                "loss_type": [name],
+                "f_divergence_type": divergence,
+                "f_alpha_divergence_coef": 0.3,
+                **options,
+            },
+            {"terms": {name: 1.0}, "options": {"divergence": Divergence(divergence, 0.3), **options}},
+        )
+        for name, divergence, options in (
+            *(("sigmoid", divergence, {}) for divergence in DIVERGENCES[1:]),
+            ("hinge", "alpha_divergence", {}),
+            ("ipo", "forward_kl", {}),
+            ("sigmoid_norm", "js_divergence", {}),
+            ("discopop", "alpha_divergence", {}),
+            ("robust", "js_divergence", SMOOTHED),
+            ("exo_pair", "forward_kl", SMOOTHED),
+        )
+    },
 }
 
 
@@ -207,7 +246,7 @@ def test_kto_equals_trl(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> N
         args=KTOConfig(
             output_dir=str(tmp_path / "trl"),
             beta=0.3,
-            desirable_weight=1.0,
+            desirable_weight=1.2,
             undesirable_weight=1.5,
             **{**COMMON, **batch},
         ),
@@ -234,6 +273,11 @@ def test_kto_equals_trl(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> N
         preference=True,
         reference=llama(len(tokenizer), seed=5),
         budget=200,
-        method={"terms": {"kto": 1.0}, "beta": 0.3, "options": {"undesirable_weight": 1.5}},
+        method={
+            "terms": {"kto": 1.0},
+            "beta": 0.3,
+            "options": {"desirable_weight": 1.2, "undesirable_weight": 1.5},
+        },
     )
-    assert_equal_steps(lines, recorder.lines, "rewards/chosen", "rewards/rejected", steps=1)
+    assert_equal_steps(lines, recorder.lines, "rewards/chosen", "rewards/rejected", "kl", steps=1)
+    assert lines[0]["kl"] > 0.01  # so that it is part of what is compared

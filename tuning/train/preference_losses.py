@@ -211,7 +211,11 @@ def cpo(scores: PairScores, *, beta: Beta, label_smoothing: float = 0.0) -> Tens
 def orpo(scores: PairScores, *, beta: Beta) -> Tensor:
     """-beta log sigmoid(log odds(w) - log odds(l)) with odds(y) = q / (1 - q) and log q = log p(y) / |y|: the
     odds-ratio part of ORPO, equation 7 of Hong et al. 2024 (arXiv:2403.07691), whose lambda is beta; no
-    reference. Their other part is an SFT term of weight 1."""
+    reference. Their other part, equation 6, is an SFT term of weight 1 on the chosen answer given its prompt.
+
+    TRL's ORPOTrainer counts the prompt's tokens in that term as well, as the authors' code does unless
+    `disable_prompt_loss` is set. Ours never does: the odds-ratio part equals TRL's, the SFT term does not.
+    """
     chosen = (scores.chosen / scores.chosen_tokens).clamp(max=-CERTAIN)
     rejected = (scores.rejected / scores.rejected_tokens).clamp(max=-CERTAIN)
     log_odds = (chosen - rejected) - (_log1mexp(chosen) - _log1mexp(rejected))

@@ -72,7 +72,7 @@ class PreferenceObjective:
     (arXiv:2409.06411)."""
     weighs_by_policy: bool = False
     """Weighs each pair by how likely the policy is to write its answers: WPO, equation 2 of Zhou et al. 2024
-    (arXiv:2406.11827)."""
+    (arXiv:2406.11827). The SFT term is not weighed, unlike TRL's."""
     end_token: int | None = None
     """The id that ends an answer, for the metrics."""
     _prepared: list[Tensor] = field(default_factory=list)
