@@ -30,7 +30,7 @@ class BuiltDataset:
                     f"{folder}: no {name}; accepted: a folder written by `tuning data build`",
                     code="not_a_dataset",
                 )
-        self.manifest: dict[str, Any] = read_json(self.folder / MANIFEST)
+        self.manifest: dict[str, Any] = self._read_manifest()
         self.source = str(self.manifest["source"])
         if not SOURCE_NAME.fullmatch(self.source):
             raise BuilderError(
@@ -38,7 +38,6 @@ class BuiltDataset:
                 "it again under another name",
                 code="not_a_dataset",
             )
-        check_counts(self.manifest, str(folder))
         self._starts = array("Q")
         with (self.folder / DATA).open("rb") as file:
             at = 0
@@ -53,6 +52,18 @@ class BuiltDataset:
                 code="changed_dataset",
             )
 
+    def _read_manifest(self) -> dict[str, Any]:
+        path = self.folder / MANIFEST
+        try:
+            manifest = read_json(path)
+            if not isinstance(manifest, dict) or "source" not in manifest:
+                raise ValueError(f"{path}: names no source")
+            check_counts(manifest, str(self.folder))
+        except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+            what = f"{path}: no {error}" if isinstance(error, KeyError) else str(error)
+            raise BuilderError(f"{what}; build it again", code="changed_dataset") from None
+        return manifest
+
     def __len__(self) -> int:
         return len(self._starts)
 
@@ -63,16 +74,20 @@ class BuiltDataset:
 
     def values(self) -> Iterator[Any]:
         """The decoded rows; raises `BuilderError` at a line that is no JSON."""
-        for number, line in enumerate(self.lines(), start=1):
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise BuilderError(
-                    f"{self.folder / DATA}: row {number} is not JSON ({error})", code="changed_dataset"
-                ) from None
+        for number, line in enumerate(self.lines()):
+            yield self._decoded(line, number)
 
     def value(self, number: int) -> Any:
-        """The decoded row with that number, from 0."""
+        """The decoded row with that number, from 0; raises `BuilderError` where it is no JSON."""
         with (self.folder / DATA).open("rb") as file:
             file.seek(self._starts[number])
-            return json.loads(file.readline())
+            return self._decoded(file.readline(), number)
+
+    def _decoded(self, line: bytes, number: int) -> Any:
+        try:
+            return json.loads(line)
+        except ValueError as error:
+            raise BuilderError(
+                f"{self.folder / DATA}: row {number + 1} is not JSON ({error}); build it again",
+                code="changed_dataset",
+            ) from None

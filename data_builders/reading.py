@@ -71,7 +71,7 @@ def open_input(path: str | Path) -> Input:
     path = Path(path)
     if not path.is_file():
         raise BuilderError(
-            f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}{_near(path)}",
+            f"{path}: a folder, not a file" if path.is_dir() else f"{path}: no such file{_near(path)}",
             code="missing_file",
         )
     name = path.name.lower()

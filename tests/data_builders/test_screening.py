@@ -222,6 +222,23 @@ def test_folders_that_cannot_be_screened_are_refused(two: list[Path], tmp_path: 
     assert caught.value.code == "changed_dataset"
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("manifest.json", '{"source": "first", '),
+        ("manifest.json", "[]"),
+        ("manifest.json", '{"source": "first", "rows_in": 3}'),
+        ("manifest.json", '{"source": "first", "rows_in": 3, "rows_kept": 2, "rows_dropped": {}}'),
+        ("data.jsonl", '{"id": "a", "source": "first", "messages": [\n{}\n{}\n'),
+    ],
+)
+def test_a_damaged_dataset_is_refused_by_name(name: str, text: str, two: list[Path], tmp_path: Path) -> None:
+    (two[0] / name).write_text(text, encoding="utf-8")
+    with pytest.raises(BuilderError, match="build it again") as caught:
+        screen(two, tmp_path / "out")
+    assert caught.value.code == "changed_dataset"
+
+
 # The command line
 
 
