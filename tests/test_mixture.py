@@ -297,6 +297,11 @@ def test_a_source_of_which_nothing_is_left_says_why(
     folder = dataset(tmp_path, [chat_row("Say it.", "sea")])
     with pytest.raises(MixtureError, match=r"no row of chats is left to train on \(too_long 1\)"):
         mixed(folder, tokenizer, max_length=4)
+    rows = [{**chat_row("Say it.", "sea"), "meta": {"category": name}} for name in ("open", "closed")]
+    folder = dataset(tmp_path, rows, "more")
+    told = r"left to train on \(other_category 2; its categories are closed, open\)"
+    with pytest.raises(MixtureError, match=told):
+        mixed(folder, tokenizer, Share(categories=("opne",)))
 
 
 def test_pairs_in_sft_and_conversations_in_dpo_are_refused(tmp_path: Path) -> None:

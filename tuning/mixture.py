@@ -149,6 +149,8 @@ def mix(
         check_counts(sources[name], f"{stage}: {name}")
         if not train and (parts.train or not dev[name]):  # a source may be held out whole, not dropped whole
             why = ", ".join(f"{code} {count}" for code, count in dropped.items()) or "it has no rows"
+            for code, seen in _filtered_by(rows).items():
+                why += f"; its {seen}" if code in dropped else ""
             raise MixtureError(f"{stage}: no row of {name} is left to train on ({why})")
     if not any(groups.values()):
         raise MixtureError(
@@ -167,6 +169,16 @@ def mix(
         sources[name]["passes"] = times
     order = Order(groups, repeats, seed)
     return Mixture(order, {name: examples for name, examples in dev.items() if examples}, sources)
+
+
+def _filtered_by(rows: list[EncodedRow]) -> dict[str, str]:
+    """What a filter could have asked for, by the code of the rows that it leaves out."""
+    languages = sorted({row.language or "unknown" for row in rows})
+    categories = sorted({row.category or "none" for row in rows})
+    return {
+        "other_language": f"languages are {', '.join(languages)}",
+        "other_category": f"categories are {', '.join(categories[:20])}",
+    }
 
 
 def _ends(row: EncodedRow, notes: Counter[str], *, keeps_judged: bool) -> EncodedRow:
