@@ -23,7 +23,7 @@ def plain_weights(model: Path) -> dict[str, torch.Tensor]:
 def test_lora_merges_into_a_plain_model_that_equals_base_plus_adapter(tmp_path: Path) -> None:
     """SFT, then DPO with an adapter of its own: `model/` is complete each time, `adapter/` lies beside it."""
     recipe = write_recipe(tmp_path)
-    lora = ["sft.lora.rank=4", "dpo.lora.rank=4", "dpo.lora.dropout=0.1", "sft.learning_rate=0.05"]
+    lora = ["sft.lora.rank=4", "dpo.lora.rank=4", "sft.lora.dropout=0.1", "sft.learning_rate=0.05"]
     paths = run_tiny(recipe, tmp_path / "run", *lora, to_stage="dpo")
     ids = torch.tensor([[1, 5, 6, 7, 8, 9]])
     before = paths["base"] / "model"
