@@ -74,6 +74,18 @@ def test_judged_answers_train_under_kto(tmp_path: Path) -> None:
     assert "kl" in lines[0]
 
 
+def test_judged_answers_train_without_the_answers_of_strangers(tmp_path: Path) -> None:
+    """APO-zero has no KL to estimate: nothing but the rows' own answers is computed."""
+    rows = [{"prompt": asked(n), "completion": answer(n), "label": n % 2 == 0} for n in range(12)]
+    tokens = {}
+    for loss in ("kto", "apo_zero_unpaired"):
+        lines, _ = lines_of(tmp_path / loss, rows, f"dpo.loss={loss}", "dpo.reference=live")
+        assert lines[0]["loss"] == pytest.approx(0.5, abs=1e-9)
+        assert ("kl" in lines[0]) == (loss == "kto")
+        tokens[loss] = sum(line["tokens"] for line in lines)
+    assert tokens["apo_zero_unpaired"] < tokens["kto"]
+
+
 @pytest.mark.parametrize("figure", ["accuracy", "rewards/margins", "rewards/accuracies/own"])
 def test_figures_of_pairs_cannot_choose_among_judged_answers(figure: str, tmp_path: Path) -> None:
     """Guards against a KeyError at the first evaluation."""

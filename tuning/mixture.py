@@ -93,11 +93,13 @@ def mix(
     weigh_by: str = "passes",
     takes_rankings: bool = False,
     takes_single: bool = False,
+    needs_strangers: bool = False,
 ) -> Mixture:
     """The mixture of the built datasets in `folders`, each with its share; raises `MixtureError` if nothing
     is left. Unless the stage `takes_rankings`, several ranked answers become a pair of the best and the
     worst, and the others are counted. A stage that `takes_single` answers also takes conversations that say
-    whether they are `desirable`, and gets to each prompt an answer to another one (`has_stranger`)."""
+    whether they are `desirable`; one that `needs_strangers` gets to each prompt an answer to another one
+    (`has_stranger`)."""
     groups: dict[str, list[list[Example]]] = {}
     dev: dict[str, list[Example]] = {}
     sources: dict[str, dict[str, Any]] = {}
@@ -133,7 +135,7 @@ def mix(
             examples[row.id] = _judged_apart(example, notes) if is_judged else [example]
         train = [example for row in parts.train for example in examples.get(row.id, ())]
         dev[name] = [example for row in parts.dev for example in examples.get(row.id, ())]
-        if takes_single:
+        if needs_strangers:
             train, dev[name] = (with_strangers(part, max_length) for part in (train, dev[name]))
         groups[name] = list(_grouped(train).values())
         sources[name] = {

@@ -31,7 +31,7 @@ from tuning.model.head import TargetModel
 from tuning.schema import Conversation, Message, Row
 from tuning.shares import Share, split
 from tuning.train.live_reference import LiveReference
-from tuning.train.preference_losses import PREFERENCE_LOSSES, RANKED, SINGLE
+from tuning.train.preference_losses import PREFERENCE_LOSSES, RANKED
 from tuning.train.reference import ReferenceStore, reference_key
 from tuning.train.schedule import warmup_steps_of
 from tuning.train.session import Session, training_arguments
@@ -199,8 +199,9 @@ def shares(config: StageConfig) -> dict[str, Share]:
 
 
 def takes_pairs(recipe: Recipe, stage: str) -> bool | None:
-    """Whether a stage mixes pairs or conversations; None if it takes both, which KTO does."""
-    if stage == "dpo" and recipe.dpo is not None and SINGLE in loss_terms(recipe.dpo):
+    """Whether a stage mixes pairs or conversations; None if it takes both, as KTO does."""
+    terms = loss_terms(recipe.dpo) if stage == "dpo" and recipe.dpo is not None else ()
+    if any(PREFERENCE_LOSSES[name].takes_single for name in terms):
         return None
     return stage in PREFERENCE_STAGES
 
@@ -242,9 +243,11 @@ def open_mixture(
         legacy=None if isinstance(config, RewardConfig) else config.legacy,
         weigh_by=config.weigh_by,
         takes_rankings=RANKED in terms,
-        takes_single=SINGLE in terms,
+        takes_single=any(PREFERENCE_LOSSES[name].takes_single for name in terms),
+        needs_strangers=any(PREFERENCE_LOSSES[name].needs_strangers for name in terms),
     )
-    sorting = [name for name in terms if name != SINGLE and PREFERENCE_LOSSES[name].sees_step]
+    losses = {name: PREFERENCE_LOSSES[name] for name in terms}
+    sorting = [name for name, loss in losses.items() if loss.sees_step and not loss.takes_single]
     if sorting:
         _refuse_own_settings(mixture, sorting[0])
     return mixture
@@ -318,6 +321,7 @@ def preference_objective(
     options = {
         "label_smoothing": config.label_smoothing,
         "gamma": config.gamma,
+        "alphapo_alpha": config.alphapo_alpha,
         "discopop_tau": config.discopop_tau,
         "desirable_weight": config.desirable_weight,
         "undesirable_weight": config.undesirable_weight,

@@ -231,8 +231,9 @@ def test_preference_losses_equal_trl(method: str, tokenizer: PreTrainedTokenizer
     assert_equal_steps(lines, recorder.lines, steps=2)
 
 
-def test_kto_equals_trl(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
-    """Answers judged one by one, in one step, whose KL is estimated from the same strangers' answers."""
+@pytest.mark.parametrize("loss", ["kto", "apo_zero_unpaired"])
+def test_judged_answers_equal_trl(loss: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    """In one step; KTO's KL is estimated from the same strangers' answers."""
     rows = chats(ROWS, seed=4)
     examples = sft_examples(rows, tokenizer)
     numbers = [int(example.id.split("-")[1]) for _, example in order_of(examples).epoch(0)]
@@ -245,6 +246,7 @@ def test_kto_equals_trl(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> N
         ref_model=llama(len(tokenizer), seed=5),
         args=KTOConfig(
             output_dir=str(tmp_path / "trl"),
+            loss_type=loss,
             beta=0.3,
             desirable_weight=1.2,
             undesirable_weight=1.5,
@@ -274,10 +276,12 @@ def test_kto_equals_trl(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> N
         reference=llama(len(tokenizer), seed=5),
         budget=200,
         method={
-            "terms": {"kto": 1.0},
+            "terms": {loss: 1.0},
             "beta": 0.3,
             "options": {"desirable_weight": 1.2, "undesirable_weight": 1.5},
         },
     )
-    assert_equal_steps(lines, recorder.lines, "rewards/chosen", "rewards/rejected", "kl", steps=1)
-    assert lines[0]["kl"] > 0.01  # so that it is part of what is compared
+    assert_equal_steps(lines, recorder.lines, "rewards/chosen", "rewards/rejected", steps=1)
+    if loss == "kto":
+        assert lines[0]["kl"] > 0.01  # so that it is part of what is compared
+        assert lines[0]["kl"] == pytest.approx(recorder.lines[0]["kl"], abs=3e-6)

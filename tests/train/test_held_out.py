@@ -11,16 +11,16 @@ from transformers import PreTrainedTokenizerBase
 
 from tests.train.conftest import llama
 from tests.train.test_preference_invariance import (
+    JUDGED,
     METHODS,
     judged,
-    rankings,
+    rows_for,
     step,
     store_of,
     target_model,
     tricky,
 )
 from tuning.train.held_out import held_out_preferences
-from tuning.train.preference_losses import RANKED, SINGLE
 from tuning.train.step_objectives import PreferenceObjective
 from tuning.train.steps import Division, Example
 
@@ -29,8 +29,7 @@ def evaluated(
     method: str, tokenizer: PreTrainedTokenizerBase, budget: int, examples: list[Example] | None = None
 ) -> tuple[dict[str, Any], float]:
     """The figures, and the loss of one training step over the same rows."""
-    make = {RANKED: rankings, SINGLE: judged}.get(method, tricky)
-    examples = make(tokenizer) if examples is None else examples
+    examples = rows_for(method, tokenizer) if examples is None else examples
     model, other = (target_model(llama(len(tokenizer), seed=seed)) for seed in (0, 5))
     settings = {"store": store_of(other, examples), "beta": 0.3, **METHODS[method]}
     objective = PreferenceObjective(**settings)
@@ -48,9 +47,9 @@ def test_the_held_out_loss_is_that_of_a_training_step_over_the_same_rows(
         assert figures["loss"] == pytest.approx(loss, rel=1e-6)
 
 
-@pytest.mark.parametrize("method", ["sigmoid", "RPO", "aot", SINGLE])
+@pytest.mark.parametrize("method", ["sigmoid", "RPO", "aot", *JUDGED])
 def test_each_source_has_its_own_loss(method: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    examples = judged(tokenizer) if method == SINGLE else tricky(tokenizer)
+    examples = rows_for(method, tokenizer)
     sources = [replace(row, source=("one", "two")[number % 2]) for number, row in enumerate(examples)]
     figures, _ = evaluated(method, tokenizer, 200, sources)
     for name in ("one", "two"):
@@ -63,13 +62,13 @@ def test_answers_judged_one_by_one_are_no_pairs(tokenizer: PreTrainedTokenizerBa
     examples = judged(tokenizer)
     pairs = [row for row in examples if len(row.answers) == 2]
     assert 0 < len(pairs) < len(examples)
-    figures, _ = evaluated(SINGLE, tokenizer, 300)
-    alone, _ = evaluated(SINGLE, tokenizer, 300, pairs)
+    figures, _ = evaluated("kto", tokenizer, 300)
+    alone, _ = evaluated("kto", tokenizer, 300, pairs)
     assert figures["pairs"] == alone["pairs"] == len(pairs)
     for name in ("accuracy", "accuracy_interval", "rewards/accuracies", "length/ratio"):
         assert figures[name] == alone[name]
     assert figures["loss"] != alone["loss"]
-    only_single, _ = evaluated(SINGLE, tokenizer, 300, [row for row in examples if row not in pairs])
+    only_single, _ = evaluated("kto", tokenizer, 300, [row for row in examples if row not in pairs])
     assert only_single["pairs"] == 0
     assert "accuracy" not in only_single
     assert only_single["rewards/chosen"] != only_single["rewards/rejected"]

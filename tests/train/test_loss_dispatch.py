@@ -23,9 +23,7 @@ from tuning.model.head import TargetModel
 from tuning.train.preference_losses import (
     PREFERENCE_LOSSES,
     RANKED,
-    SINGLE,
     PairScores,
-    kto,
     plackett_luce,
 )
 from tuning.train.reference import ReferenceStore
@@ -105,10 +103,13 @@ def test_a_loss_is_its_equation_of_the_answers_log_probs(
     ratios, ends = policy - before, (0, 2)
     if name == RANKED:
         loss = plackett_luce(BETA * ratios[:, :3], torch.ones(ROWS, 3, dtype=torch.bool))
-    elif name == SINGLE:
+    elif PREFERENCE_LOSSES[name].takes_single:
         is_desirable = torch.tensor([True, False]).repeat(ROWS)
         assert ratios[:, 3].mean() > 0.01  # so that the KL is part of what is compared
-        loss = kto(ratios[:, ends].flatten(), is_desirable, ratios[:, 3], beta=BETA)
+        strangers = [ratios[:, 3]] if PREFERENCE_LOSSES[name].needs_strangers else []
+        loss = PREFERENCE_LOSSES[name].per_pair(
+            ratios[:, ends].flatten(), is_desirable, *strangers, beta=BETA
+        )
     else:
         scores = PairScores(*(values[:, end] for values in (policy, before, tokens) for end in ends))
         loss = PREFERENCE_LOSSES[name].per_pair(scores, beta=BETA, **required(name))
@@ -132,6 +133,7 @@ def log_probs(model: Any, row: Example) -> Tensor:
 TWO_VALUES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "label_smoothing": ({"label_smoothing": 0.1}, {"label_smoothing": 0.3}),
     "gamma": ({}, {"gamma": 0.9}),
+    "alphapo_alpha": ({"alphapo_alpha": 0.1}, {"alphapo_alpha": -0.3}),
     "discopop_tau": ({}, {"discopop_tau": 0.5}),
     "divergence": ({}, {"divergence": "js_divergence"}),
     "divergence_alpha": (

@@ -12,17 +12,20 @@ from tuning.train.preference_losses import (
     DIVERGENCES,
     PREFERENCE_LOSSES,
     RANKED,
-    SINGLE,
     Divergence,
     PairScores,
 )
 
-REQUIRED = {"robust": {"label_smoothing": 0.1}, "exo_pair": {"label_smoothing": 1e-3}}
+REQUIRED = {
+    "robust": {"label_smoothing": 0.1},
+    "exo_pair": {"label_smoothing": 1e-3},
+    "alphapo": {"alphapo_alpha": 0.25},
+}
 EXTREMES = (-20_000.0, -900.0, -50.0, -1e-12, 0.0)
 CASES = [
     (name, divergence)
     for name, loss in PREFERENCE_LOSSES.items()
-    if name not in (RANKED, SINGLE)
+    if name != RANKED and not loss.takes_single
     for divergence in (DIVERGENCES if "divergence" in loss.options else DIVERGENCES[:1])
 ]
 

@@ -22,7 +22,7 @@ from tuning.model.head import TargetModel
 from tuning.model.loading import use_forest_attention
 from tuning.train.live_reference import LiveReference
 from tuning.train.objectives import sequence_sums
-from tuning.train.preference_losses import PREFERENCE_LOSSES, RANKED, SINGLE, Divergence
+from tuning.train.preference_losses import PREFERENCE_LOSSES, RANKED, Divergence
 from tuning.train.reference import ReferenceStore
 from tuning.train.step_objectives import PreferenceObjective
 from tuning.train.steps import Division, Example, MicroBatch, divide
@@ -31,10 +31,11 @@ LOSSES: dict[str, dict[str, Any]] = {
     name: {
         "terms": {name: 1.0},
         "sft_weight": loss.sft_weight,
-        "options": {"label_smoothing": 0.1} if "label_smoothing" in loss.options else {},
+        "options": {option: 0.1 for option in loss.options if option in ("label_smoothing", "alphapo_alpha")},
     }
     for name, loss in PREFERENCE_LOSSES.items()
 }
+JUDGED = [name for name, loss in PREFERENCE_LOSSES.items() if loss.takes_single]
 METHODS = {
     **LOSSES,
     "RPO": {"terms": {"sigmoid": 1.0}, "sft_weight": 0.7},
@@ -94,6 +95,13 @@ def judged(tokenizer: PreTrainedTokenizerBase) -> list[Example]:
         for number, pair in enumerate(pair_examples(preferences(6, seed=21), tokenizer))
     ]
     return with_strangers([*tricky(tokenizer), *single], max_length=4096)
+
+
+def rows_for(method: str, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
+    """Rows of the kind that a method learns from."""
+    if method in JUDGED:
+        return judged(tokenizer)
+    return rankings(tokenizer) if method == RANKED else tricky(tokenizer)
 
 
 def store_of(reference: TargetModel, examples: list[Example]) -> ReferenceStore:
@@ -158,10 +166,8 @@ def test_the_gradient_is_the_same_however_the_step_is_divided(
     settings = METHODS[method]
     size = len(tokenizer)
     model, other = (target_model(llama(size, seed=seed)) for seed in (0, 5))
-    examples = rankings(tokenizer) if method == RANKED else tricky(tokenizer)
-    if method == SINGLE:
-        examples = weighted(judged(tokenizer))
-    if not any(PREFERENCE_LOSSES[name].sees_step for name in settings["terms"]):
+    examples = rows_for(method, tokenizer)
+    if method in JUDGED or not any(PREFERENCE_LOSSES[name].sees_step for name in settings["terms"]):
         examples = weighted(examples)  # a sorted pair has no weight of its own
     store = store_of(other, examples)
     objective = PreferenceObjective(**{"store": store, "beta": 0.3, **settings})

@@ -18,9 +18,9 @@ from tuning.train.preference_losses import (
     DIVERGENCES,
     PREFERENCE_LOSSES,
     RANKED,
-    SINGLE,
     Divergence,
     PairScores,
+    apo_zero_unpaired,
     kto,
     plackett_luce,
 )
@@ -68,7 +68,14 @@ ONE = PairScores(t(-10), t(-20), t(-12), t(-19), t(4), t(5))
         ("aot", {}, -log_sigmoid(0.1 * (10 - 7))),
         ("aot_unpaired", {}, -log_sigmoid(0.3)),
         ("simpo", {"gamma": 0.4}, -log_sigmoid(0.1 * (-2.5 + 4) - 0.4)),
+        (  # q(w) = e^-2.5 and q(l) = e^-4
+            "alphapo",
+            {"alphapo_alpha": 0.5, "gamma": 0.4},
+            -log_sigmoid(0.1 * ((1 - math.exp(1.25)) / 0.5 - (1 - math.exp(2)) / 0.5) - 0.4),
+        ),
         ("cpo", {}, -log_sigmoid(1.0)),
+        ("cpo_hinge", {}, 0.0),  # 1 - 0.1 * 10
+        ("cpo_ipo", {}, (1.5 - 5) ** 2),
         (
             "orpo",
             {},
@@ -126,6 +133,20 @@ def test_kto_by_hand() -> None:
     assert far.item() == pytest.approx(1 - sigmoid(0.3), abs=1e-14)
 
 
+def test_apo_zero_of_single_answers_by_hand() -> None:
+    """beta 0.1: a desirable answer with r = 3 loses 1 - sigmoid(0.3), another with r = -2 twice
+    sigmoid(-0.2)."""
+    is_desirable = torch.tensor([True, False])
+    loss = apo_zero_unpaired(t(3, -2), is_desirable, beta=0.1, undesirable_weight=2.0)
+    assert loss.tolist() == pytest.approx([1 - sigmoid(0.3), 2 * sigmoid(-0.2)], abs=1e-14)
+
+
+def test_the_hinge_without_a_reference_ends_at_the_margin() -> None:
+    loss = PREFERENCE_LOSSES["cpo_hinge"].per_pair
+    assert loss(ONE, beta=0.07).item() == pytest.approx(0.3, abs=1e-14)
+    assert loss(ONE, beta=0.3).item() == 0.0
+
+
 def test_orpo_is_exact_where_an_answer_is_nearly_certain_and_nearly_impossible() -> None:
     near_zero, far = -1e-9, -60.0  # 1 - e^-1e-9 = 1e-9 (1 - 5e-10), 1 - e^-60 = 1
     scores = PairScores(t(near_zero), t(far), t(0), t(0), t(1), t(1))
@@ -137,7 +158,7 @@ def test_orpo_is_exact_where_an_answer_is_nearly_certain_and_nearly_impossible()
 def test_a_beta_of_its_own_for_each_pair() -> None:
     both = PairScores(*(torch.cat([value, value]) for value in vars(ONE).values()))
     for name in PREFERENCE_LOSSES.keys() - {RANKED, *SEES_STEP}:
-        options = {"label_smoothing": 0.1} if name in REQUIRED else {}
+        options = {REQUIRED[name]: 0.1} if name in REQUIRED else {}
         loss = PREFERENCE_LOSSES[name].per_pair
         alone = [loss(ONE, beta=beta, **options).item() for beta in (0.1, 0.5)]
         assert loss(both, beta=t(0.1, 0.5), **options).tolist() == pytest.approx(alone, abs=1e-14), name
@@ -209,7 +230,12 @@ def trl_loss(batch: Random, losses: dict[str, float], **settings: Any) -> torch.
     return loss
 
 
-SHARED_WITH_TRL = [name for name in LOSSES if name not in ("simpo", "cpo", "orpo", RANKED, SINGLE)]
+SHARED_WITH_TRL = [
+    name
+    for name, loss in PREFERENCE_LOSSES.items()
+    if loss.needs_reference and name != RANKED and not loss.takes_single
+]
+"""With its DPOTrainer."""
 
 
 @pytest.mark.parametrize("name", SHARED_WITH_TRL)
@@ -237,18 +263,35 @@ def test_divergences_equal_trl(name: str, divergence: str) -> None:
     assert loss.item() == pytest.approx(trl_loss(batch, {name: 1.0}, **settings).item(), rel=1e-6, abs=1e-6)
 
 
-def test_cpo_and_simpo_equal_trl() -> None:
+@pytest.mark.parametrize(
+    ("name", "loss_type", "options"),
+    [
+        ("cpo", "sigmoid", {"label_smoothing": 0.1}),
+        ("cpo_hinge", "hinge", {}),
+        ("cpo_ipo", "ipo", {}),
+        ("simpo", "simpo", {"gamma": 0.4, "label_smoothing": 0.1}),
+        ("alphapo", "simpo", {"gamma": 0.4, "label_smoothing": 0.1, "alphapo_alpha": 0.3}),
+        ("alphapo", "simpo", {"gamma": 0.4, "label_smoothing": 0.1, "alphapo_alpha": -0.6}),
+    ],
+)
+def test_losses_without_a_reference_equal_trl(name: str, loss_type: str, options: dict[str, float]) -> None:
     scores = Random(seed=2).scores()
-    settings = {"alpha": 0.0, "beta": 0.7, "label_smoothing": 0.1, "simpo_gamma": 0.4}
-    stub = SimpleNamespace(**settings, accelerator=SimpleNamespace(device="cpu"))
-    for name, loss_type, options in (("cpo", "sigmoid", {}), ("simpo", "simpo", {"gamma": 0.4})):
-        stub.loss_type = loss_type
-        sides = (scores.chosen, scores.rejected)
-        if name == "simpo":
-            sides = (scores.chosen / scores.chosen_tokens, scores.rejected / scores.rejected_tokens)
-        expected, *_ = CPOTrainer.cpo_loss(stub, *sides)
-        ours = PREFERENCE_LOSSES[name].per_pair(scores, beta=0.7, label_smoothing=0.1, **options)
-        assert torch.allclose(ours, expected, atol=1e-12)
+    settings = {"beta": 0.7, "label_smoothing": 0.1, "simpo_gamma": 0.4, "loss_type": loss_type}
+    alpha = options.get("alphapo_alpha", 0.0)
+    stub = SimpleNamespace(**settings, alpha=alpha, accelerator=SimpleNamespace(device="cpu"))
+    sides = (scores.chosen, scores.rejected)
+    if loss_type in ("ipo", "simpo"):  # CPOTrainer's `average_log_prob`
+        sides = (scores.chosen / scores.chosen_tokens, scores.rejected / scores.rejected_tokens)
+    expected, *_ = CPOTrainer.cpo_loss(stub, *sides)
+    ours = PREFERENCE_LOSSES[name].per_pair(scores, beta=0.7, **options)
+    assert torch.allclose(ours, expected, atol=1e-12)
+
+
+def test_alphapo_is_simpo_where_its_alpha_goes_to_zero() -> None:
+    scores = Random(seed=2).scores()
+    simpo = PREFERENCE_LOSSES["simpo"].per_pair(scores, beta=0.7)
+    near = PREFERENCE_LOSSES["alphapo"].per_pair(scores, beta=0.7, alphapo_alpha=1e-9)
+    assert torch.allclose(near, simpo, atol=1e-7)
 
 
 def test_orpo_equals_trl() -> None:

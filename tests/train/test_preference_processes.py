@@ -16,9 +16,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tests.train.conftest import llama
 from tests.train.running import train
-from tests.train.test_preference_invariance import METHODS, judged, rankings, tricky
+from tests.train.test_preference_invariance import METHODS, rows_for
 from tuning.records import read_jsonl
-from tuning.train.preference_losses import PREFERENCE_LOSSES, RANKED, SINGLE
+from tuning.train.preference_losses import PREFERENCE_LOSSES
 
 NUM_ROWS = {2: 100, 4: 3}
 """Of an optimizer step, by the number of processes: all that there are, and so few that one has none."""
@@ -37,8 +37,7 @@ def methods(num_processes: int) -> list[str]:
 
 def one_step(method: str, num_rows: int, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """One step of plain gradient descent, so that the weights show the gradient element by element."""
-    make = {RANKED: rankings, SINGLE: judged}.get(method, tricky)
-    examples = make(tokenizer)[:num_rows]
+    examples = rows_for(method, tokenizer)[:num_rows]
     policy = llama(len(tokenizer))
     train(
         policy,

@@ -1,4 +1,5 @@
-"""CPO, SimPO and ORPO are TRL's, step by step, on the ids that TRL makes of the same pairs."""
+"""CPO with its hinge and IPO forms, SimPO, AlphaPO and ORPO are TRL's, step by step, on the ids that TRL
+makes of the same pairs."""
 
 from __future__ import annotations
 
@@ -79,6 +80,15 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"loss_type": "simpo", "simpo_gamma": 1.3},
         {"terms": {"simpo": 1.0}, "sft_weight": 1.0, "options": {"gamma": 1.3}},
     ),
+    "AlphaPO": (
+        {"loss_type": "alphapo", "alpha": 0.25, "simpo_gamma": 0.3},
+        {"terms": {"alphapo": 1.0}, "options": {"alphapo_alpha": 0.25, "gamma": 0.3}},
+    ),
+    "CPO's hinge": (
+        {"loss_type": "hinge", "cpo_alpha": 0.3},
+        {"terms": {"cpo_hinge": 1.0}, "sft_weight": 0.3},
+    ),
+    "CPO's IPO": ({"loss_type": "ipo"}, {"terms": {"cpo_ipo": 1.0}, "sft_weight": 1.0}),
 }
 
 

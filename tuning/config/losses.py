@@ -30,19 +30,28 @@ LOSSES: dict[str, tuple[str, ...]] = {
     "aot": ("label_smoothing",),
     "aot_unpaired": ("label_smoothing",),
     "simpo": ("gamma", "label_smoothing"),
+    "alphapo": ("alphapo_alpha", "gamma", "label_smoothing"),
     "cpo": ("label_smoothing",),
+    "cpo_hinge": (),
+    "cpo_ipo": (),
     "orpo": (),
     "plackett_luce": (),
     "kto": ("desirable_weight", "undesirable_weight"),
+    "apo_zero_unpaired": ("desirable_weight", "undesirable_weight"),
 }
 """Settings of each loss besides `beta`."""
 
-REQUIRED = {"robust": "label_smoothing", "exo_pair": "label_smoothing"}
-REFERENCE_FREE = ("simpo", "cpo", "orpo")
-SEES_STEP = ("aot", "aot_unpaired", "kto")
+REQUIRED = {"robust": "label_smoothing", "exo_pair": "label_smoothing", "alphapo": "alphapo_alpha"}
+_USUAL = {
+    "robust": "above 0, such as 0.1",
+    "exo_pair": "above 0, such as 1e-3",
+    "alphapo": "other than 0, such as 0.25",
+}
+REFERENCE_FREE = ("simpo", "alphapo", "cpo", "cpo_hinge", "cpo_ipo", "orpo")
+SEES_STEP = ("aot", "aot_unpaired", "kto", "apo_zero_unpaired")
 DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
 OPTIONS = (
-    *("label_smoothing", "gamma", "discopop_tau", *_DIVERGENCE),
+    *("label_smoothing", "gamma", "alphapo_alpha", "discopop_tau", *_DIVERGENCE),
     *("desirable_weight", "undesirable_weight"),
 )
 
@@ -68,8 +77,7 @@ def check_loss(draft: Draft) -> None:
             draft.add(f"dpo.{option}", message)
     for name in names:
         if name in REQUIRED and not dpo.get(REQUIRED[name]):
-            value = "1e-3" if name == "exo_pair" else "0.1"
-            draft.add("dpo.loss", f"dpo.loss: {name} needs dpo.{REQUIRED[name]} above 0, such as {value}")
+            draft.add("dpo.loss", f"dpo.loss: {name} needs dpo.{REQUIRED[name]} {_USUAL[name]}")
     if dpo.get("divergence_alpha") is not None and dpo.get("divergence") != "alpha_divergence":
         message = "dpo.divergence_alpha: only divergence: alpha_divergence has it"
         draft.add("dpo.divergence_alpha", message)

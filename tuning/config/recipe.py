@@ -264,7 +264,8 @@ class DPOConfig(TrainConfig):
     label_smoothing: float | None = setting(
         None, "assumed share of pairs labelled the wrong way round; null = 0", minimum=0, below=0.5
     )
-    gamma: float | None = setting(None, "SimPO's target margin; null = 0.5", minimum=0)
+    gamma: float | None = setting(None, "target margin of SimPO and AlphaPO; null = 0.5", minimum=0)
+    alphapo_alpha: float | None = setting(None, "shape of AlphaPO's reward, not 0; at 0 it is SimPO's")
     desirable_weight: float | None = setting(None, "KTO: weight of good answers; null = 1", minimum=0)
     undesirable_weight: float | None = setting(None, "KTO: weight of bad answers; null = 1", minimum=0)
     discopop_tau: float | None = setting(None, "DiscoPOP's temperature; null = 0.05", above=0)

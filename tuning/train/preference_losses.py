@@ -24,8 +24,6 @@ Beta = float | Tensor
 
 RANKED = "plackett_luce"
 """The loss that takes any number of ranked answers to a prompt; the others take two."""
-SINGLE = "kto"
-"""The loss that takes answers one by one, each found good or bad."""
 CERTAIN = 2.0**-24
 """-log of the largest float32 below 1, in nats: odds are infinite for an answer that is more certain."""
 STEEPEST = 80.0
@@ -202,10 +200,39 @@ def simpo(scores: PairScores, *, beta: Beta, gamma: float = 0.5, label_smoothing
     return _smoothed(beta * margin - gamma, label_smoothing)
 
 
+def alphapo(
+    scores: PairScores,
+    *,
+    beta: Beta,
+    alphapo_alpha: float,
+    gamma: float = 0.5,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """-log sigmoid(beta (s(w) - s(l)) - gamma) with s(y) = (1 - q^-a) / a and log q = log p(y) / |y|: SimPO
+    with another shape of reward, AlphaPO of Gupta et al. 2025 (arXiv:2501.03884); no reference. At a = 0 it
+    would be SimPO."""
+    chosen, rejected = scores.chosen / scores.chosen_tokens, scores.rejected / scores.rejected_tokens
+    margin = (_expm1(-alphapo_alpha * rejected) - _expm1(-alphapo_alpha * chosen)) / alphapo_alpha
+    return _smoothed(beta * margin - gamma, label_smoothing)
+
+
 def cpo(scores: PairScores, *, beta: Beta, label_smoothing: float = 0.0) -> Tensor:
     """-log sigmoid(beta (log p(w) - log p(l))): the preference part of CPO, equation 3 of Xu et al. 2024
     (arXiv:2401.08417); no reference. Their other part is an SFT term of weight 1."""
     return _smoothed(beta * (scores.chosen - scores.rejected), label_smoothing)
+
+
+def cpo_hinge(scores: PairScores, *, beta: Beta) -> Tensor:
+    """max(0, 1 - beta (log p(w) - log p(l))): the rank calibration of SLiC-HF, equation 1 of Zhao et al. 2023
+    (arXiv:2305.10425), whose margin is 1 / beta; no reference. Their regularisation is an SFT term."""
+    return torch.relu(1 - beta * (scores.chosen - scores.rejected))
+
+
+def cpo_ipo(scores: PairScores, *, beta: Beta) -> Tensor:
+    """(log p(w) / |w| - log p(l) / |l| - 1 / (2 beta))^2: `ipo` without a reference, as TRL's CPOTrainer has
+    it, with an SFT term."""
+    margin = scores.chosen / scores.chosen_tokens - scores.rejected / scores.rejected_tokens
+    return (margin - 1 / (2 * beta)).square()
 
 
 def orpo(scores: PairScores, *, beta: Beta) -> Tensor:
@@ -256,6 +283,26 @@ def kto(
     return weight * torch.sigmoid(-sign * beta * (ratio - kl))
 
 
+def apo_zero_unpaired(
+    ratio: Tensor,
+    is_desirable: Tensor,
+    *,
+    beta: Beta,
+    desirable_weight: float = 1.0,
+    undesirable_weight: float = 1.0,
+) -> Tensor:
+    """Of single answers, (answers,): 1 - sigmoid(beta r(y)) of a desirable one, sigmoid(beta r(y)) of
+    another, each times its weight: the two halves of `apo_zero`, or KTO with a KL of 0."""
+    return kto(
+        ratio,
+        is_desirable,
+        ratio[:0],
+        beta=beta,
+        desirable_weight=desirable_weight,
+        undesirable_weight=undesirable_weight,
+    )
+
+
 @dataclass(frozen=True)
 class PreferenceLoss:
     """A loss and what it asks for."""
@@ -263,7 +310,11 @@ class PreferenceLoss:
     per_pair: Callable[..., Tensor]
     needs_reference: bool = True
     sees_step: bool = False
-    """Whether it compares the rows of an optimizer step with each other, and so must see all of them."""
+    """Whether it compares or counts the answers of an optimizer step, and so must see all of them."""
+    takes_single: bool = False
+    """Whether it takes answers one by one, each found good or bad."""
+    needs_strangers: bool = False
+    """Whether it asks how likely other rows' answers are."""
     sft_weight: float = 0.0
     """Weight of the SFT term that belongs to the method."""
     rewards_per_token: bool = False
@@ -300,10 +351,14 @@ PREFERENCE_LOSSES: dict[str, PreferenceLoss] = {
     "aot": PreferenceLoss(aot, sees_step=True),
     "aot_unpaired": PreferenceLoss(aot_unpaired, sees_step=True),
     "simpo": PreferenceLoss(simpo, needs_reference=False, rewards_per_token=True),
+    "alphapo": PreferenceLoss(alphapo, needs_reference=False, rewards_per_token=True),
     "cpo": PreferenceLoss(cpo, needs_reference=False, sft_weight=1.0),
+    "cpo_hinge": PreferenceLoss(cpo_hinge, needs_reference=False, sft_weight=1.0),
+    "cpo_ipo": PreferenceLoss(cpo_ipo, needs_reference=False, sft_weight=1.0, rewards_per_token=True),
     "orpo": PreferenceLoss(orpo, needs_reference=False, sft_weight=1.0, rewards_per_token=True),
     RANKED: PreferenceLoss(plackett_luce),
-    SINGLE: PreferenceLoss(kto, sees_step=True),
+    "kto": PreferenceLoss(kto, sees_step=True, takes_single=True, needs_strangers=True),
+    "apo_zero_unpaired": PreferenceLoss(apo_zero_unpaired, sees_step=True, takes_single=True),
 }
 
 

@@ -17,10 +17,8 @@ from tuning.train.objectives import preference_metrics
 from tuning.train.preference_losses import (
     PREFERENCE_LOSSES,
     RANKED,
-    SINGLE,
     Divergence,
     PairScores,
-    kto,
     plackett_luce,
 )
 from tuning.train.reference import ReferenceStore
@@ -127,7 +125,7 @@ class PreferenceObjective:
             end_token=self.end_token,
             per_token=self.rewards_per_token,
         )
-        if SINGLE in self.terms:
+        if any(PREFERENCE_LOSSES[name].needs_strangers for name in self.terms):
             metrics["kl"] = _kl_of_strangers(answers, scored - reference, micro_batch.pair_weight)
         elif self.ld_alpha != 1:  # rewards of the step are the loss's own
             metrics |= _weighted_metrics(scores, beta, micro_batch.pair_weight, self.rewards_per_token)
@@ -203,15 +201,17 @@ class PreferenceObjective:
         policy, reference, weight, beta, role = table.unbind(1)
         options = self._options_of(name)
         chosen, rejected = role == CHOSEN, role == REJECTED
-        if name == SINGLE:
+        form = PREFERENCE_LOSSES[name]
+        if form.takes_single:
             is_own, ratio = chosen | rejected, policy - reference
-            losses = kto(ratio[is_own], chosen[is_own], ratio[role == STRANGER], beta=beta[is_own], **options)
+            strangers = [ratio[role == STRANGER]] if form.needs_strangers else []
+            losses = form.per_pair(ratio[is_own], chosen[is_own], *strangers, beta=beta[is_own], **options)
             return (weight[is_own] * losses).sum() / weight[is_own].sum()
         nowhere = torch.zeros_like(weight[chosen])
         scores = PairScores(
             policy[chosen], policy[rejected], reference[chosen], reference[rejected], nowhere, nowhere
         )
-        return PREFERENCE_LOSSES[name].per_pair(scores, beta=self.beta, **options).mean()
+        return form.per_pair(scores, beta=self.beta, **options).mean()
 
     def _options_of(self, name: str) -> dict[str, Any]:
         accepted = PREFERENCE_LOSSES[name].options
