@@ -435,6 +435,12 @@ def test_later_override_wins_and_mappings_merge(folder: Path) -> None:
     assert load(EVERYTHING, ("sft.lora=",)).sft.lora is None  # type: ignore[union-attr]
 
 
+def test_what_others_call_the_settings_of_a_mix_is_understood(folder: Path) -> None:
+    for name, meant in (("epochs", "weight"), ("cap", "max_rows"), ("test_size", "dev_share")):
+        problem = mistake(MINIMAL, (f"sft.mix.faq.{name}=2",))
+        assert problem.message == (f"sft.mix.faq.{name} is not a setting; did you mean sft.mix.faq.{meant}?")
+
+
 def test_mistakes_in_overrides_name_the_override(folder: Path) -> None:
     problem = mistake(MINIMAL, ("sft.batch_rows=2", "sft.epohcs=1"))
     assert str(problem) == "override 2 'sft.epohcs=1': sft.epohcs is not a setting; did you mean epochs?"
@@ -654,6 +660,10 @@ def test_one_wrong_line_at_the_top_gives_one_message(folder: Path, line: str, ke
         ("batch_pairs: 8", "sft.batch_pairs", "did you mean dpo.batch_pairs or reward.batch_pairs?"),
         ("seed: 8", "sft.seed", "did you mean seed?"),
         ("mixx: {}", "sft.mixx", "did you mean mix?"),
+        ("num_train_epochs: 2", "sft.num_train_epochs", "did you mean sft.epochs?"),
+        ("lr_scheduler_type: cosine", "sft.lr_scheduler_type", "did you mean sft.schedule?"),
+        ("optim: adafactor", "sft.optim", "did you mean sft.trainer.optim?"),
+        ("packing: true", "sft.packing", "settings here: mix, weigh_by"),
         ("qqqq: 1", "sft.qqqq", "settings here: mix, weigh_by"),
         ("trainer: {tf32: yes}", "sft.trainer.tf32", "saw yes"),
         ("trainer: {learning_rate: 1}", "sft.trainer.learning_rate", "did you mean sft.learning_rate?"),

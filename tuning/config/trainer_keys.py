@@ -73,6 +73,13 @@ _REASONS: Mapping[str, str] = {
     "local_rank": "the launcher sets it",
 }
 
+_MIX_NAMES: Mapping[str, str] = {
+    **dict.fromkeys(("epochs", "passes", "repeat", "upsample", "ratio", "probability"), "weight"),
+    **dict.fromkeys(("cap", "limit", "max_samples", "num_rows", "num_samples"), "max_rows"),
+    **dict.fromkeys(("test_size", "val_set_size"), "dev_share"),
+}
+"""What others call the settings of a mix entry."""
+
 REFUSED: Mapping[str, str] = {name: reason for names, reason in _REASONS.items() for name in names.split()}
 """Arguments that a recipe may not give, with the reason."""
 
@@ -153,6 +160,20 @@ def keys_of(stage: str) -> TrainerKeys:
     owned.update(_BATCHES[stage])
     name = {"reward": "RewardConfig", "grpo": "GRPOConfig"}[stage]
     return TrainerKeys(f"trl.{name}", borrowed_arguments(stage, name), owned, _BORROWED_REFUSED)
+
+
+def meant_elsewhere(key: str, name: str) -> str | None:
+    """The setting that holds what other libraries call `name`, if it was written at `key` of a recipe."""
+    stage, _, below = key.partition(".")
+    if below.startswith("mix."):
+        return f"{key}.{_MIX_NAMES[name]}" if name in _MIX_NAMES else None
+    if below or stage not in ("sft", "dpo", *_BATCHES):
+        return None
+    keys = keys_of(stage)
+    if name in keys.owned:
+        return keys.owned[name]
+    is_argument = keys.known is not None and name in keys.known and name not in keys.refused
+    return f"{stage}.trainer.{name}" if is_argument else None
 
 
 @functools.cache

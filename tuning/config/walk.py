@@ -17,6 +17,7 @@ from yaml import MappingNode, Node, ScalarNode, SequenceNode  # type: ignore[imp
 
 from tuning.config.errors import Place, Problem, brief, nearest, problem
 from tuning.config.nodes import NotARecipe, compose
+from tuning.config.trainer_keys import meant_elsewhere
 from tuning.config.types import (
     INVALID,
     REQUIRED,
@@ -193,6 +194,9 @@ class _Reader:
     def meant(self, name: str, node: Node, key: str, names: list[str], given: set[str]) -> str | None:
         """Notes a key that is no setting; returns its neighbour that was meant, if one was."""
         path = join(key, name)
+        if owner := meant_elsewhere(key, name):
+            self.add(node, path, f"{path} is not a setting", owner)
+            return None
         if elsewhere := sections(self.schema).get(name):
             self.add(node, path, f"{path} is not a setting here", " or ".join(elsewhere))
             return None
