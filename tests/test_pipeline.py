@@ -135,6 +135,7 @@ def test_numbers_on_the_released_card_are_those_of_manifests_and_records(tiny_ru
             assert f"| {name} | {counts['rows_in']} | {counts['rows_kept']} | none | {numbers} |" in card
     loss = read_record(tiny_run.output / "evaluate")["result"]["figures"]["dpo"]["loss"]  # type: ignore[index]
     assert f"{loss:.3f} |" in card
+    assert "The rows were screened neither for duplicates nor for evaluation items." in card
     assert str(tiny_run.output) not in card
     assert str(tiny_run.recipe.parent) not in card
 

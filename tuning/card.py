@@ -161,12 +161,12 @@ def _named(licence: Mapping[str, Any]) -> str:
 
 
 def _screening(manifests: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What the rows were screened for and what stayed in spite of a finding; nothing if they were not."""
+    """What the rows were screened for and what stayed in spite of a finding, or that they were not."""
     screened = {
         name: manifest["screening"] for name, manifest in manifests.items() if "screening" in manifest
     }
     if not screened:
-        return []
+        return ["The rows were screened neither for duplicates nor for evaluation items.", ""]
     about = next(iter(screened.values()))
     policies = about["policies"]
     lines = [
